@@ -1,0 +1,2 @@
+//! Inspect, operate and benchmark a vsr cluster.
+fn main() {}

@@ -1,0 +1,106 @@
+//! The data plane's side of the door: what a replicated state machine must offer.
+//!
+//! The control plane orders bytes it does not understand; an implementation of [`StateMachine`]
+//! executes them. Everything the machine may depend on comes in as an argument: a machine that reads
+//! a clock, a random source or the order of a hash table diverges, and the digests will say so.
+
+use vsr_types::{ClientId, Digest, Timestamp, ViewStamp};
+
+/// Where in the order of all things an operation is executed. There is no other source of time or
+/// randomness.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Context {
+    /// The place of the batch in the log. Its view is the one in which the batch was first prepared.
+    pub stamp: ViewStamp,
+    /// The place of the operation in its batch.
+    pub index: u32,
+    /// The replicated time: strictly increasing from batch to batch, equal everywhere.
+    pub timestamp: Timestamp,
+    /// Who asked for it.
+    pub client: ClientId,
+}
+
+/// Why an operation is refused before it is ordered. The code is the machine's own and reaches the
+/// client as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Chosen by the machine.
+    pub code: u64,
+}
+
+/// What [`StateMachine::scrub`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scrub {
+    /// Everything looked at was as it was written.
+    Clean,
+    /// This chunk of the image is damaged.
+    Corrupt(u64),
+}
+
+/// Why an image could not be installed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImageError {
+    /// The machine's memory is smaller than the image.
+    TooLarge,
+    /// A chunk has the wrong number or size.
+    BadChunk,
+    /// What was put together is no valid state.
+    Invalid,
+}
+
+/// A deterministic state machine: same state and same arguments, same state and same reply.
+///
+/// The image methods present the state as chunks of a fixed size. Chunk i's bytes are a function of
+/// the state alone, equal on every replica at the same op, so that chunks can be compared, repaired
+/// and transferred one by one.
+pub trait StateMachine {
+    /// Before ordering, at the primary: malformed operations never enter the log.
+    ///
+    /// # Errors
+    /// A [`Refusal`] when the operation can never be executed.
+    fn validate(&self, operation: &[u8]) -> Result<(), Refusal>;
+
+    /// Executes one operation and returns the size of the reply written into `reply`.
+    fn apply(&mut self, at: &Context, operation: &[u8], reply: &mut [u8]) -> usize;
+
+    /// Answers a query without changing anything and returns the size of the reply. `at` is the
+    /// place and time of the last operation executed.
+    fn query(&self, at: &Context, query: &[u8], reply: &mut [u8]) -> usize;
+
+    /// The digest of the whole state, kept up to date incrementally: O(bytes changed).
+    fn digest(&self) -> Digest;
+
+    /// How many chunks the image has now.
+    fn image_chunks(&self) -> u64;
+
+    /// The size of every chunk but the last, in bytes.
+    fn image_chunk_size(&self) -> usize;
+
+    /// The op that last changed chunk `chunk`.
+    fn image_changed_at(&self, chunk: u64) -> vsr_types::Op;
+
+    /// Copies chunk `chunk` into `into` and returns its size.
+    fn image_read(&self, chunk: u64, into: &mut [u8]) -> usize;
+
+    /// Begins to replace the whole state by an image of `chunks` chunks. From here to
+    /// [`Self::image_finish`] the machine is not asked to execute anything.
+    ///
+    /// # Errors
+    /// When the image is larger than the machine's memory.
+    fn image_begin(&mut self, chunks: u64) -> Result<(), ImageError>;
+
+    /// Takes one chunk, in any order, possibly again.
+    ///
+    /// # Errors
+    /// When the chunk does not belong to the image.
+    fn image_put(&mut self, chunk: u64, bytes: &[u8]) -> Result<(), ImageError>;
+
+    /// Ends the replacement; the state is now that of the image, verified, taken at `at`.
+    ///
+    /// # Errors
+    /// When the chunks do not form a valid state.
+    fn image_finish(&mut self, at: vsr_types::Op) -> Result<(), ImageError>;
+
+    /// Verifies some memory, about `budget` bytes of it, going round and round.
+    fn scrub(&mut self, budget: usize) -> Scrub;
+}

@@ -1,0 +1,2 @@
+//! Sockets for a vsr cluster.
+#![forbid(unsafe_code)]

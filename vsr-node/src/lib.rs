@@ -1,0 +1,2 @@
+//! A replica as a process.
+#![forbid(unsafe_code)]
