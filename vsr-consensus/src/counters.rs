@@ -1,0 +1,163 @@
+//! What happened, counted. Dropping, repairing and re-routing are data, not log lines.
+
+use vsr_types::Command;
+
+use crate::DropReason;
+
+macro_rules! events {
+    ($($(#[$doc:meta])* $name:ident => $text:literal,)*) => {
+        /// Things worth counting that are no messages.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Event {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Event {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The name under which it is counted.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)*
+                }
+            }
+        }
+    };
+}
+
+events! {
+    /// Batches prepared by this primary.
+    Prepared => "prepared",
+    /// Requests in them.
+    PreparedRequests => "prepared_requests",
+    /// Bytes of their bodies.
+    PreparedBytes => "prepared_bytes",
+    /// Prepares appended to the journal.
+    Appended => "appended",
+    /// Prepares passed on down the chain.
+    Forwarded => "forwarded",
+    /// Batches executed.
+    Executed => "executed",
+    /// Requests in them.
+    ExecutedRequests => "executed_requests",
+    /// Requests that were no-ops when executed (R1.4).
+    NoOps => "no_ops",
+    /// Requests whose client checksum was wrong at execution although the batch was intact (M2).
+    DamagedRequests => "damaged_requests",
+    /// Journal entries found damaged.
+    DamagedEntries => "damaged_entries",
+    /// Sessions opened.
+    SessionsOpened => "sessions_opened",
+    /// Repairs asked for.
+    RepairsAsked => "repairs_asked",
+    /// Prepares sent to repair others.
+    RepairsGiven => "repairs_given",
+    /// Backups that became suspects.
+    Suspected => "suspected",
+    /// Suspects that caught up.
+    Rejoined => "rejoined",
+    /// Read rounds started.
+    ReadRounds => "read_rounds",
+    /// Queries answered.
+    QueriesAnswered => "queries_answered",
+    /// Requests passed on to the primary.
+    PassedOn => "passed_on",
+    /// Messages the outbox had no room for.
+    OutboxDropped => "outbox_dropped",
+    /// Digests compared with another replica's and found equal.
+    DigestsEqual => "digests_equal",
+    /// Digests compared and found different.
+    DigestsDifferent => "digests_different",
+}
+
+/// The counters of one replica, since its start.
+#[derive(Clone, Debug)]
+pub struct Counters {
+    dropped: [u64; DropReason::ALL.len()],
+    received: [u64; Command::ALL.len()],
+    sent: [u64; Command::ALL.len()],
+    events: [u64; Event::ALL.len()],
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            dropped: [0; DropReason::ALL.len()],
+            received: [0; Command::ALL.len()],
+            sent: [0; Command::ALL.len()],
+            events: [0; Event::ALL.len()],
+        }
+    }
+}
+
+const fn place_of(command: Command) -> usize {
+    let mut i = 0;
+    while Command::ALL[i] as u8 != command as u8 {
+        i += 1;
+    }
+    i
+}
+
+impl Counters {
+    pub(crate) fn count(&mut self, event: Event) {
+        self.add(event, 1);
+    }
+
+    pub(crate) fn add(&mut self, event: Event, amount: u64) {
+        self.events[event as usize] += amount;
+    }
+
+    pub(crate) fn received(&mut self, command: Command) {
+        self.received[place_of(command)] += 1;
+    }
+
+    pub(crate) fn sent(&mut self, command: Command) {
+        self.sent[place_of(command)] += 1;
+    }
+
+    pub(crate) fn dropped(&mut self, reason: DropReason) {
+        self.dropped[reason as usize] += 1;
+    }
+
+    /// How often `event` happened.
+    #[must_use]
+    pub const fn of(&self, event: Event) -> u64 {
+        self.events[event as usize]
+    }
+
+    /// How many messages were dropped for `reason`.
+    #[must_use]
+    pub const fn drops(&self, reason: DropReason) -> u64 {
+        self.dropped[reason as usize]
+    }
+
+    /// How many messages of this kind were handed to the outbox.
+    #[must_use]
+    pub const fn sent_of(&self, command: Command) -> u64 {
+        self.sent[place_of(command)]
+    }
+
+    /// Everything that happened, by name.
+    pub fn events(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Event::ALL
+            .iter()
+            .map(|&event| (event.name(), self.events[event as usize]))
+    }
+
+    /// Messages dropped, by reason.
+    pub fn drops_by_reason(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        DropReason::ALL
+            .iter()
+            .map(|&reason| (reason.name(), self.dropped[reason as usize]))
+    }
+
+    /// Messages received and sent, by kind.
+    pub fn messages(&self) -> impl Iterator<Item = (Command, u64, u64)> {
+        Command::ALL
+            .iter()
+            .enumerate()
+            .map(|(place, &command)| (command, self.received[place], self.sent[place]))
+    }
+}

@@ -1,0 +1,204 @@
+//! The replica's surroundings: what comes in, what goes out, and what is said about it.
+
+use vsr_types::{ClientId, Frame, Header, Instant, MemberId, Nonce, Op, ReplicaIndex, View};
+use vsr_types::{ClusterId, Epoch, Incarnation, limits, message::PeerStatus};
+
+/// What happened to the replica.
+#[derive(Clone, Copy, Debug)]
+pub enum Input<'a> {
+    /// A message arrived.
+    Message(Frame<'a>),
+    /// [`crate::Replica::next_deadline`] has come. A driver first hands over every message that is
+    /// ready and then this: that is how batches form by themselves under load while a lone request
+    /// leaves at once.
+    Deadline,
+}
+
+/// What became of a message that was handed to an [`Outbox`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Sent {
+    /// It is on its way, as far as anybody can know.
+    Queued,
+    /// There was no room or no connection. The protocol tolerates loss.
+    Dropped,
+}
+
+/// Where the replica's decisions leave. Implementations copy what they are given before they return;
+/// they never block, allocate or call back.
+pub trait Outbox {
+    /// For another replica.
+    fn peer(&mut self, to: ReplicaIndex, header: &Header, body: &[u8]) -> Sent;
+    /// For a client, over whatever connection its last message came.
+    fn client(&mut self, to: ClientId, header: &Header, body: &[u8]) -> Sent;
+    /// For whoever sent the message that is being handled: tools.
+    fn sender(&mut self, header: &Header, body: &[u8]) -> Sent;
+}
+
+/// What one process knows about itself when it starts: all the randomness a replica ever gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Boot {
+    /// The machine.
+    pub member: MemberId,
+    /// This process: becomes the random part of its first incarnation (R7.1).
+    pub nonce: Nonce,
+    /// Seeds the replica's own generator (jitter).
+    pub seed: u64,
+}
+
+/// What a step did, for the driver's metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// The message was not for us to act on.
+    pub dropped: Option<DropReason>,
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident => $text:literal,)*) => {
+        /// Why a message was ignored. Dropping is data: counted, visible, testable.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum DropReason {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl DropReason {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The name under which it is counted.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)*
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The sender is no replica of this cluster, or claims to be us.
+    NotAReplica => "not_a_replica",
+    /// The sender's slot is filled by another machine.
+    WrongMember => "wrong_member",
+    /// The sender is an earlier life of a replica (R0.1).
+    StaleIncarnation => "stale_incarnation",
+    /// A number is so far ahead that it must be damage (R0.3).
+    ImplausibleNumber => "implausible_number",
+    /// Another epoch.
+    OtherEpoch => "other_epoch",
+    /// An older view.
+    OlderView => "older_view",
+    /// A newer view than ours.
+    NewerView => "newer_view",
+    /// Not for a replica in this status.
+    WrongStatus => "wrong_status",
+    /// Only a primary takes this.
+    NotPrimary => "not_primary",
+    /// Only a backup takes this, or only from its primary.
+    NotFromPrimary => "not_from_primary",
+    /// The message contradicts itself.
+    Malformed => "malformed",
+    /// We have it already.
+    Duplicate => "duplicate",
+    /// A prepare beyond the next one.
+    Gap => "gap",
+    /// A prepare whose parent is not our last entry.
+    WrongParent => "wrong_parent",
+    /// An acknowledgement of another entry than ours.
+    WrongIdentity => "wrong_identity",
+    /// The journal cannot take it before more is executed (R8.1).
+    JournalFull => "journal_full",
+    /// All queues are full; the client was told.
+    Busy => "busy",
+    /// The session is not known; the client was told.
+    UnknownSession => "unknown_session",
+    /// The request is older than the session's last.
+    OldRequest => "old_request",
+    /// The request is being worked on.
+    InFlight => "in_flight",
+    /// A request or query was passed on to the primary; not a failure, but nothing is left to do here.
+    PassedOn => "passed_on",
+    /// A reply was sent again.
+    Repeated => "repeated",
+    /// The state machine refused the operation; the client was told.
+    Refused => "refused",
+    /// Not handled by a replica: the driver's business.
+    NotForReplicas => "not_for_replicas",
+    /// The feature that this message belongs to is not part of this version.
+    Unsupported => "unsupported",
+}
+
+/// Why a replica has stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HaltReason {
+    /// A majority has another state digest at `op` than this replica, or no majority agrees (N16).
+    Divergence {
+        /// Where the digests differ.
+        op: Op,
+    },
+    /// The op numbers are used up and the operator chose to halt.
+    OpMax,
+}
+
+/// What a replica knows of another one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PeerReport {
+    /// When it was last heard of; none: never.
+    pub heard: Option<Instant>,
+    /// Its status, as it said.
+    pub status: Option<PeerStatus>,
+    /// The view it said it is in.
+    pub view: View,
+    /// The last op it holds.
+    pub op: Op,
+    /// The last op it executed.
+    pub applied: Op,
+    /// The oldest op whose body it holds.
+    pub tail: Op,
+    /// The time a ping and its answer took, in nanoseconds; 0: not measured.
+    pub round_trip_ns: u64,
+    /// At the primary: it does not acknowledge in time and is left out of the chain.
+    pub suspect: bool,
+}
+
+/// A replica in a few numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// The cluster; zero while blank.
+    pub cluster: ClusterId,
+    /// This replica.
+    pub replica: ReplicaIndex,
+    /// How many there are.
+    pub replicas: u8,
+    /// Its life.
+    pub incarnation: Incarnation,
+    /// Its status.
+    pub status: PeerStatus,
+    /// Why it stopped, if it has.
+    pub halted: Option<HaltReason>,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Its view.
+    pub view: View,
+    /// Who leads that view.
+    pub primary: ReplicaIndex,
+    /// The last op in the log.
+    pub op: Op,
+    /// The last op known to be committed.
+    pub commit: Op,
+    /// The last op executed.
+    pub applied: Op,
+    /// The oldest op whose body is held.
+    pub tail: Op,
+    /// The newest op at which a digest was taken, and the digest.
+    pub digest: vsr_types::body::DigestReport,
+    /// How many sessions are open.
+    pub sessions: usize,
+    /// How many prepares are in flight (primary only).
+    pub in_flight: usize,
+    /// The chain's route as of the last prepare (primary only).
+    pub route: vsr_types::Route,
+    /// What is known of the others, by index.
+    pub peers: [PeerReport; limits::REPLICAS_MAX],
+}

@@ -1,0 +1,148 @@
+//! How a cluster begins: only by an operator's word, given to blank replicas, all of them (N15).
+//!
+//! No flag and no time-out ever forms a cluster: after a power failure, restarted replicas would
+//! agree on an empty one and serve it (trace T33). Instead an operator's tool proposes a fresh random
+//! cluster id; every replica that is blank, and sees no peer that belongs to a cluster, answers with
+//! the nonce it drew when its process started; when *all* have answered, the tool sends all nonces to
+//! all. A replica that restarted in between has another nonce and does not take part (R7.1).
+
+use vsr_types::body::{self, BootNonces};
+use vsr_types::message::{InitAck, InitCommit, InitOutcome, InitPropose, InitResult, PeerStatus};
+use vsr_types::{
+    ClusterId, CrashVector, Frame, Identity, Incarnation, Nonce, ReplicaIndex, Timestamp, View,
+    checksum,
+};
+
+use super::admit::Handled;
+use super::{Replica, Status};
+use crate::{DropReason, Outbox, Sent, StateMachine};
+
+/// A proposal to form a cluster that this replica has agreed to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Proposal {
+    cluster: ClusterId,
+    token: Nonce,
+}
+
+impl<S: StateMachine> Replica<S> {
+    pub(super) fn on_init_propose(&mut self, frame: &Frame<'_>, out: &mut impl Outbox) -> Handled {
+        let propose = *frame.fields::<InitPropose>().ok_or(DropReason::Malformed)?;
+        if propose.cluster.is_zero() || propose.token.is_zero() {
+            return Err(DropReason::Malformed);
+        }
+        if !matches!(self.status, Status::Blank(_)) {
+            self.answer_init(out, propose.token, InitOutcome::NotBlank);
+            return Err(DropReason::WrongStatus);
+        }
+        if self.sees_a_cluster() {
+            self.answer_init(out, propose.token, InitOutcome::PeerOperational);
+            return Err(DropReason::WrongStatus);
+        }
+        // The newest proposal counts: an operator whose first attempt failed tries again.
+        self.status = Status::Blank(Some(Proposal {
+            cluster: propose.cluster,
+            token: propose.token,
+        }));
+        let ack = InitAck {
+            token: propose.token,
+            boot_nonce: self.boot.nonce,
+            reserved: 0,
+        };
+        let header = self.letterhead().sealed(ack, &[]);
+        let _: Sent = out.sender(&header, &[]);
+        Ok(())
+    }
+
+    fn sees_a_cluster(&self) -> bool {
+        self.peers().any(|peer| {
+            self.links
+                .status_of(peer)
+                .is_some_and(|status| status != PeerStatus::Blank)
+        })
+    }
+
+    pub(super) fn on_init_commit(&mut self, frame: &Frame<'_>, out: &mut impl Outbox) -> Handled {
+        let commit = *frame.fields::<InitCommit>().ok_or(DropReason::Malformed)?;
+        let nonces: BootNonces = body::read(frame.body()).ok_or(DropReason::Malformed)?;
+        let Status::Blank(proposal) = self.status else {
+            let outcome = if commit.cluster == self.cluster && commit.token == self.bootstrap_token
+            {
+                InitOutcome::Applied
+            } else {
+                InitOutcome::NotBlank
+            };
+            self.answer_init(out, commit.token, outcome);
+            return Err(DropReason::Duplicate);
+        };
+        let agreed = Proposal {
+            cluster: commit.cluster,
+            token: commit.token,
+        };
+        let mine = nonces.nonces[self.me().as_usize()];
+        if proposal != Some(agreed) || mine != self.boot.nonce {
+            self.answer_init(out, commit.token, InitOutcome::UnknownProposal);
+            return Err(DropReason::WrongStatus);
+        }
+        self.form(agreed, nonces);
+        self.answer_init(out, commit.token, InitOutcome::Applied);
+        Ok(())
+    }
+
+    /// Everybody agreed: view 0 of the new cluster begins, with an empty log.
+    fn form(&mut self, agreed: Proposal, nonces: BootNonces) {
+        assert!(
+            matches!(self.status, Status::Blank(Some(_))),
+            "only who agreed takes part (I24)"
+        );
+        self.cluster = agreed.cluster;
+        self.bootstrap = nonces;
+        self.bootstrap_token = agreed.token;
+        let mut vector = CrashVector::default();
+        for replica in ReplicaIndex::all(self.config.replicas) {
+            let random = nonces.nonces[replica.as_usize()].raw() as u64;
+            vector.raise(replica, Incarnation { counter: 0, random });
+        }
+        self.incarnation = vector.of(self.me());
+        self.crash_vector = vector;
+        self.members = [vsr_types::MemberId::ZERO; vsr_types::limits::REPLICAS_MAX];
+        self.head = self.genesis();
+        self.applied_identity = self.genesis();
+        self.head_timestamp = Timestamp::default();
+        self.enter_normal();
+    }
+
+    /// The identity of op 0: the same for all replicas of this cluster, and of no other.
+    pub(super) fn genesis(&self) -> Identity {
+        Identity {
+            view: View::ZERO,
+            checksum: checksum(bytemuck::bytes_of(&self.cluster)),
+            checksum_body: checksum(&[self.config.replicas]),
+        }
+    }
+
+    fn answer_init(&self, out: &mut impl Outbox, token: Nonce, outcome: InitOutcome) {
+        let result = InitResult {
+            token,
+            outcome: outcome as u32,
+            reserved: 0,
+            cluster: self.cluster,
+        };
+        let header = self.letterhead().sealed(result, &[]);
+        let _: Sent = out.sender(&header, &[]);
+    }
+
+    /// R7.1: a member tells a blank peer that all had agreed; the peer takes it only if it is still
+    /// the process that did.
+    pub(super) fn relay_init(&mut self, peer: ReplicaIndex, out: &mut impl Outbox) {
+        if !self.is_normal() {
+            return;
+        }
+        let commit = InitCommit {
+            cluster: self.cluster,
+            token: self.bootstrap_token,
+            reserved: 0,
+        };
+        let nonces = self.bootstrap;
+        let _: Sent = self.send(out, peer, commit, bytemuck::bytes_of(&nonces));
+    }
+}

@@ -1,0 +1,181 @@
+//! The one way out: the mirror of `admit`.
+//!
+//! What may leave a replica in which status is asserted here a second time, per kind of message, so
+//! that a handler that forgets a condition stops the process instead of breaking a promise (N29).
+
+use vsr_types::message::Command;
+use vsr_types::{
+    ClientId, ClusterId, Epoch, Header, Incarnation, MemberId, Message, ReplicaIndex, View,
+};
+
+use super::{Replica, Status};
+use crate::counters::{Counters, Event};
+use crate::{Outbox, Sent, StateMachine};
+
+/// Everything that a header says about its sender. Copied out so that a header can be made while
+/// other parts of the replica are borrowed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Letterhead {
+    cluster: ClusterId,
+    replica: ReplicaIndex,
+    member: MemberId,
+    incarnation: Incarnation,
+    epoch: Epoch,
+    view: View,
+}
+
+impl Letterhead {
+    /// A header for `fields`, not sealed yet.
+    pub(super) fn header<M: Message>(&self, fields: M) -> Header {
+        let mut header = Header::new(fields);
+        header.set_cluster(self.cluster);
+        header.set_sender(self.replica, self.member, self.incarnation);
+        header.set_epoch(self.epoch);
+        header.set_view(self.view);
+        header
+    }
+
+    /// A sealed header for `fields` and `body`.
+    pub(super) fn sealed<M: Message>(&self, fields: M, body: &[u8]) -> Header {
+        let mut header = self.header(fields);
+        header.seal(body);
+        header
+    }
+}
+
+impl<S: StateMachine> Replica<S> {
+    pub(super) const fn letterhead(&self) -> Letterhead {
+        Letterhead {
+            cluster: self.cluster,
+            replica: self.config_replica(),
+            member: self.boot.member,
+            incarnation: self.incarnation,
+            epoch: self.epoch,
+            view: self.view,
+        }
+    }
+
+    const fn config_replica(&self) -> ReplicaIndex {
+        self.links.me()
+    }
+
+    /// Sends a message of this replica's own making to another replica.
+    pub(super) fn send<M: Message>(
+        &mut self,
+        out: &mut impl Outbox,
+        to: ReplicaIndex,
+        fields: M,
+        body: &[u8],
+    ) -> Sent {
+        let header = self.letterhead().sealed(fields, body);
+        self.send_to_peer(out, to, &header, body)
+    }
+
+    /// Sends a finished frame to another replica: the exit that everything for peers passes.
+    pub(super) fn send_to_peer(
+        &mut self,
+        out: &mut impl Outbox,
+        to: ReplicaIndex,
+        header: &Header,
+        body: &[u8],
+    ) -> Sent {
+        assert!(to != self.me(), "a message to oneself is a function call");
+        assert!(
+            to.is_valid(self.config.replicas),
+            "messages go to members of the cluster"
+        );
+        let command = header
+            .command()
+            .expect("a header of our own has a known command");
+        self.assert_may_leave(command, header);
+        self.counters.sent(command);
+        let sent = out.peer(to, header, body);
+        if sent == Sent::Dropped {
+            self.counters.count(Event::OutboxDropped);
+        }
+        sent
+    }
+
+    /// What a replica in this status may say (R6.7, I6, I22).
+    fn assert_may_leave(&self, command: Command, header: &Header) {
+        match command {
+            // A blank replica says what it is and nothing else.
+            Command::Ping | Command::Pong => {}
+            Command::Prepare => {
+                // Ours, relayed, or given to repair: never while blank. Byte-identical when relayed,
+                // which the journal's checksums vouch for.
+                assert!(
+                    !matches!(self.status, Status::Blank(_)),
+                    "a blank replica has no log"
+                );
+                assert!(
+                    header.view() <= self.view,
+                    "an entry is not from the future"
+                );
+            }
+            Command::PrepareOk => {
+                assert!(
+                    self.is_normal(),
+                    "only a normal replica acknowledges (R2.3)"
+                );
+                assert!(!self.is_primary(), "acknowledgements go to the primary");
+                assert!(
+                    header.view() == self.view,
+                    "for the current view only (R2.3)"
+                );
+                assert!(self.log_view == self.view, "for this view's log only (I6)");
+            }
+            Command::Commit => {
+                assert!(
+                    self.is_normal() && self.is_primary(),
+                    "only a primary leads"
+                );
+            }
+            Command::CommitOk => {
+                assert!(
+                    self.is_normal() && !self.is_primary(),
+                    "only a backup follows"
+                );
+            }
+            Command::GetPrepare | Command::InitCommit | Command::Request | Command::Query => {
+                assert!(
+                    self.is_normal(),
+                    "only a member of a cluster asks or passes on"
+                );
+            }
+            Command::Headers => {
+                assert!(
+                    !matches!(self.status, Status::Blank(_)),
+                    "a blank replica has no log"
+                );
+            }
+            other => unreachable!("{} does not leave this version", other.name()),
+        }
+    }
+}
+
+/// Sends a sealed message to a client. A function and not a method: it is called while the journal
+/// and the sessions are borrowed.
+pub(super) fn send_to_client(
+    counters: &mut Counters,
+    out: &mut impl Outbox,
+    to: ClientId,
+    header: &Header,
+    body: &[u8],
+) {
+    let command = header
+        .command()
+        .expect("a header of our own has a known command");
+    assert!(
+        matches!(
+            command,
+            Command::Reply | Command::Reject | Command::QueryReply
+        ),
+        "clients hear replies only"
+    );
+    counters.sent(command);
+    if out.client(to, header, body) == Sent::Dropped {
+        // The client will ask again.
+        counters.count(Event::OutboxDropped);
+    }
+}

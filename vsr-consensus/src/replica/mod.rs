@@ -1,0 +1,390 @@
+//! The replica: one struct, one door in, one sink out, one deadline.
+//!
+//! [`Replica::step`] takes a message, or the news that the deadline has passed, and hands what it
+//! decides to the [`Outbox`] before it returns. It never waits, allocates, or reads a clock. The rooms
+//! of this module each hold one concern and its own `impl Replica` block:
+//!
+//! | room | concern |
+//! | --- | --- |
+//! | `admit` | the one gate: who may say what to a replica in this status |
+//! | `requests` | clients: sessions, batching, admission |
+//! | `normal` | prepare, acknowledge, commit, execute |
+//! | `chain` | the route of prepares, links that break and mend |
+//! | `repair` | fetching what is missing from others' journals |
+//! | `reads` | linearizable reads by a quorum round |
+//! | `bootstrap` | how a cluster begins |
+//! | `pings` | what replicas tell each other all the time: status, digests |
+//! | `deadlines` | what happens when, and when next |
+//! | `exit` | the one way out, the mirror of `admit` |
+//! | `invariants` | what must hold after every step |
+
+mod admit;
+mod bootstrap;
+mod chain;
+mod deadlines;
+mod exit;
+mod invariants;
+mod normal;
+mod pings;
+mod reads;
+mod repair;
+mod requests;
+#[cfg(test)]
+mod tests;
+
+use alloc::boxed::Box;
+use alloc::vec;
+
+use vsr_journal::Journal;
+use vsr_types::message::PeerStatus;
+use vsr_types::{
+    ClusterId, CrashVector, Digest, Epoch, Header, Identity, Incarnation, Instant, MemberId, Now,
+    Op, ReplicaIndex, Timestamp, View, limits,
+};
+
+use crate::counters::Counters;
+use crate::digests::Digests;
+use crate::random::Random;
+use crate::sessions::{SessionReport, Sessions, whole_digest};
+use crate::{Boot, Config, HaltReason, Input, Outbox, Outcome, PeerReport, Report, StateMachine};
+use bootstrap::Proposal;
+use chain::Links;
+use reads::Reads;
+use repair::Repair;
+use requests::OpenBatch;
+
+/// What a replica is doing. Only the `enter_*` functions change it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Status {
+    /// Holds nothing and belongs to no cluster; may have agreed to a proposal to form one.
+    Blank(Option<Proposal>),
+    /// Takes part, as primary or backup of its view.
+    Normal,
+    /// Stopped, with a reason, until an operator acts.
+    Halted(HaltReason),
+}
+
+/// One replica of a cluster that runs the state machine `S`.
+#[derive(Debug)]
+pub struct Replica<S> {
+    config: Config,
+    boot: Boot,
+    machine: S,
+    status: Status,
+
+    cluster: ClusterId,
+    epoch: Epoch,
+    /// `log_view <= view`; equal while Normal.
+    view: View,
+    /// The view whose log the journal holds.
+    log_view: View,
+    /// This life; `crash_vector.of(me) == incarnation` (I1).
+    incarnation: Incarnation,
+    crash_vector: CrashVector,
+    /// Which machine fills each slot, once it has been heard of.
+    members: [MemberId; limits::REPLICAS_MAX],
+    bootstrap: vsr_types::body::BootNonces,
+    bootstrap_token: vsr_types::Nonce,
+
+    journal: Journal,
+    /// The identity of the last op in the journal: the next prepare's parent.
+    head: Identity,
+    /// The timestamp of that op.
+    head_timestamp: Timestamp,
+    /// The last op known to be committed. May lie beyond the journal's head at a backup (I3).
+    commit: Op,
+    /// The last op executed: `applied <= commit`, `applied <= journal.head()`.
+    applied: Op,
+    /// Its identity and time.
+    applied_identity: Identity,
+    applied_timestamp: Timestamp,
+    /// The entry after `applied` was found damaged and must be fetched again before it can run.
+    stalled: bool,
+    sessions: Sessions,
+    digests: Digests,
+    /// The period of replicated time in which the newest digest was taken.
+    digest_period: u64,
+
+    batch: OpenBatch,
+    links: Links,
+    reads: Reads,
+    repair: Repair,
+
+    /// Counts this primary's heartbeats, or the newest heard from it.
+    sequence: u64,
+    /// An acknowledgement is owed to the primary.
+    ack_due: bool,
+    /// The highest op already passed on down the chain.
+    forwarded: Op,
+    heartbeat_at: Instant,
+    ping_at: Instant,
+    now: Now,
+    random: Random,
+    counters: Counters,
+    /// Replies are written here before they are stored and sent.
+    reply_buffer: Box<[u8]>,
+}
+
+impl<S: StateMachine> Replica<S> {
+    /// A blank replica. Everything it will ever need is allocated here.
+    #[must_use]
+    pub fn new(config: &Config, boot: Boot, machine: S) -> Self {
+        Self {
+            machine,
+            status: Status::Blank(None),
+            cluster: ClusterId::ZERO,
+            epoch: Epoch::ZERO,
+            view: View::ZERO,
+            log_view: View::ZERO,
+            incarnation: Incarnation::default(),
+            crash_vector: CrashVector::default(),
+            members: [MemberId::ZERO; limits::REPLICAS_MAX],
+            bootstrap: bytemuck::Zeroable::zeroed(),
+            bootstrap_token: vsr_types::Nonce::ZERO,
+            journal: Journal::new(config.journal_slots, config.journal_bytes),
+            head: Identity::default(),
+            head_timestamp: Timestamp::default(),
+            commit: Op::ZERO,
+            applied: Op::ZERO,
+            applied_identity: Identity::default(),
+            applied_timestamp: Timestamp::default(),
+            stalled: false,
+            sessions: Sessions::new(config.sessions, config.reply_bytes),
+            digests: Digests::new(),
+            digest_period: 0,
+            batch: OpenBatch::new(config.batch_size_max),
+            links: Links::new(config),
+            reads: Reads::new(config.query_bytes),
+            repair: Repair::new(),
+            sequence: 0,
+            ack_due: false,
+            forwarded: Op::ZERO,
+            heartbeat_at: Instant::ZERO,
+            ping_at: Instant::ZERO,
+            now: Now::default(),
+            random: Random::new(boot.seed),
+            counters: Counters::default(),
+            reply_buffer: vec![0; limits::REPLY_SIZE_MAX].into_boxed_slice(),
+            config: config.clone(),
+            boot,
+        }
+    }
+
+    /// The memory that [`Self::new`] allocates beside the machine's, by part, in bytes.
+    #[must_use]
+    pub fn memory(config: &Config) -> [(&'static str, usize); 5] {
+        [
+            (
+                "journal",
+                Journal::memory(config.journal_slots, config.journal_bytes),
+            ),
+            (
+                "sessions and replies",
+                Sessions::memory(config.sessions, config.reply_bytes),
+            ),
+            ("open batch", config.batch_size_max),
+            ("queries", 2 * config.query_bytes),
+            ("reply buffer", limits::REPLY_SIZE_MAX),
+        ]
+    }
+
+    /// Handles one input. The only door.
+    ///
+    /// # Panics
+    /// When one of the replica's own invariants is broken; never because of what a message says.
+    pub fn step(&mut self, now: Now, input: Input<'_>, out: &mut impl Outbox) -> Outcome {
+        let before = self.watermarks();
+        self.now.monotonic = self.now.monotonic.max(now.monotonic);
+        self.now.wall = now.wall;
+        let handled = match input {
+            Input::Message(frame) => {
+                self.counters.received(frame.command());
+                self.on_message(&frame, out)
+            }
+            Input::Deadline => {
+                self.on_deadline(out);
+                Ok(())
+            }
+        };
+        if let Err(reason) = handled {
+            self.counters.dropped(reason);
+        }
+        self.check_invariants(&before);
+        Outcome {
+            dropped: handled.err(),
+        }
+    }
+
+    /// This replica's place in the list.
+    fn me(&self) -> ReplicaIndex {
+        self.config.replica
+    }
+
+    /// Who leads the view (N4).
+    fn primary(&self) -> ReplicaIndex {
+        self.view.primary(self.config.replicas)
+    }
+
+    fn is_primary(&self) -> bool {
+        self.primary() == self.me()
+    }
+
+    fn is_normal(&self) -> bool {
+        self.status == Status::Normal
+    }
+
+    fn peers(&self) -> impl Iterator<Item = ReplicaIndex> + use<S> {
+        let me = self.me();
+        ReplicaIndex::all(self.config.replicas).filter(move |&replica| replica != me)
+    }
+
+    /// The last op in the log.
+    fn op(&self) -> Op {
+        self.journal.head()
+    }
+
+    /// The identity of `op`, which is in the journal or the genesis.
+    fn identity_of(&self, op: Op) -> Option<Identity> {
+        if op == self.op() {
+            return Some(self.head);
+        }
+        if op == Op::ZERO {
+            return Some(self.genesis());
+        }
+        self.journal.header(op).map(Header::identity)
+    }
+
+    fn enter_normal(&mut self) {
+        self.status = Status::Normal;
+        self.log_view = self.view;
+        self.links.reset(self.now.monotonic);
+        self.heartbeat_at = self.now.monotonic;
+        self.ping_at = self.now.monotonic;
+    }
+
+    fn enter_halted(&mut self, reason: HaltReason) {
+        self.status = Status::Halted(reason);
+    }
+
+    /// The cluster; zero while blank. What frames must belong to.
+    #[must_use]
+    pub const fn cluster(&self) -> ClusterId {
+        self.cluster
+    }
+
+    /// The state machine, for local reads and inspection.
+    #[must_use]
+    pub const fn machine(&self) -> &S {
+        &self.machine
+    }
+
+    /// What happened so far.
+    #[must_use]
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The place and time of the last operation executed, for local reads.
+    #[must_use]
+    pub fn context(&self) -> crate::Context {
+        crate::Context {
+            stamp: vsr_types::ViewStamp {
+                epoch: self.epoch,
+                view: self.applied_identity.view,
+                op: self.applied,
+            },
+            timestamp: self.applied_timestamp,
+            ..crate::Context::default()
+        }
+    }
+
+    /// The header of a log entry, if it is held and intact.
+    #[must_use]
+    pub fn log_header(&self, op: Op) -> Option<Header> {
+        self.journal.header(op).copied()
+    }
+
+    /// The body of a log entry, if it is held and intact.
+    #[must_use]
+    pub fn log_body(&self, op: Op) -> Option<&[u8]> {
+        self.journal.read(op).ok().map(|(_, body)| body)
+    }
+
+    /// The digest of the state after `op`, if it is the last op executed or one of the agreed ops
+    /// that are still remembered.
+    #[must_use]
+    pub fn digest_at(&self, op: Op) -> Option<Digest> {
+        if op == self.applied {
+            Some(self.digest_now())
+        } else {
+            self.digests.at(op)
+        }
+    }
+
+    /// All sessions, the one that would be evicted first first.
+    pub fn sessions(&self) -> impl Iterator<Item = SessionReport> {
+        self.sessions.reports()
+    }
+
+    /// The digest of machine and sessions as they are.
+    fn digest_now(&self) -> Digest {
+        whole_digest(self.machine.digest(), self.sessions.digest())
+    }
+
+    fn peer_status(&self) -> PeerStatus {
+        match self.status {
+            Status::Blank(_) => PeerStatus::Blank,
+            Status::Normal => PeerStatus::Normal,
+            Status::Halted(_) => PeerStatus::Halted,
+        }
+    }
+
+    /// The replica in a few numbers.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        let mut peers = [PeerReport::default(); limits::REPLICAS_MAX];
+        for peer in self.peers() {
+            peers[peer.as_usize()] = self.links.report(peer, self.is_primary());
+        }
+        Report {
+            cluster: self.cluster,
+            replica: self.me(),
+            replicas: self.config.replicas,
+            incarnation: self.incarnation,
+            status: self.peer_status(),
+            halted: match self.status {
+                Status::Halted(reason) => Some(reason),
+                // N22: it goes on answering reads and repairing others, so it is Normal.
+                Status::Normal if self.op().raw() >= self.config.op_max => Some(HaltReason::OpMax),
+                Status::Blank(_) | Status::Normal => None,
+            },
+            epoch: self.epoch,
+            view: self.view,
+            primary: self.primary(),
+            op: self.op(),
+            commit: self.commit,
+            applied: self.applied,
+            tail: self.journal.tail(),
+            digest: self.digests.newest(),
+            sessions: self.sessions.count(),
+            in_flight: self.in_flight(),
+            route: self.links.route(),
+            peers,
+        }
+    }
+
+    /// How many prepares of this primary are not committed.
+    fn in_flight(&self) -> usize {
+        if self.is_normal() && self.is_primary() {
+            self.op().distance_from(self.commit) as usize
+        } else {
+            0
+        }
+    }
+}

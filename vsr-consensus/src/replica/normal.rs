@@ -1,0 +1,504 @@
+//! Prepare, acknowledge, commit, execute: what the cluster does while nothing is wrong.
+//!
+//! ```text
+//! client    primary R0            backup R1            backup R2
+//!   |--request->|                     |                    |
+//!   |           |--prepare----------->|--prepare---------->|     (down the chain, same bytes)
+//!   |           |<------prepare_ok----|                    |
+//!   |           |   commit, execute   |                    |
+//!   |<--reply---|<------prepare_ok-------------------------|
+//!   |           |--commit (with the next prepare, or the heartbeat)-->
+//! ```
+
+use vsr_journal::Journal;
+use vsr_types::message::{Commit, CommitOk, Prepare, PrepareOk, Reply};
+use vsr_types::{Batch, Frame, Header, Identity, Op, Operation, Request, Route, Timestamp};
+use vsr_types::{RequestNumber, ViewStamp};
+
+use super::admit::Handled;
+use super::exit::send_to_client;
+use super::{Replica, Status};
+use crate::counters::Event;
+use crate::sessions::{Executed, Verdict};
+use crate::{Context, DropReason, HaltReason, Outbox, Sent, StateMachine};
+
+/// How many bytes of batches one deadline executes: keeps the loop responsive while a backlog is
+/// worked off, and costs nothing when there is none.
+const EXECUTE_BYTES_MAX: usize = 512 << 10;
+
+impl<S: StateMachine> Replica<S> {
+    /// Whether the open batch could be cut now.
+    pub(super) fn can_cut(&self, body_size: usize) -> bool {
+        self.is_normal()
+            && self.is_primary()
+            // R2.1.
+            && self.op().distance_from(self.applied) < self.config.pipeline as u64
+            && self.op().raw() < self.config.op_max
+            // R8.1: nothing that is not executed here is overwritten.
+            && self.journal.room(body_size, self.applied.next())
+            // R8.1: nor, for a bounded time, what a backup in the chain has yet to execute.
+            && !self.links.must_wait(self.op(), self.config.journal_slots as u64)
+    }
+
+    /// Ends the open batch and prepares it, if the pipeline has room.
+    pub(super) fn cut_batch(&mut self, out: &mut impl Outbox) {
+        if self.batch.count() > 0 && self.can_cut(self.batch.size()) {
+            self.prepare_batch(out);
+        }
+    }
+
+    /// Prepares the open batch, which may be empty: that moves the replicated clock.
+    pub(super) fn prepare_batch(&mut self, out: &mut impl Outbox) {
+        assert!(
+            self.is_normal() && self.is_primary(),
+            "only a primary prepares"
+        );
+        let op = self.op().next();
+        let timestamp = self.now.wall.max(self.head_timestamp.next());
+        let letterhead = self.letterhead();
+        let (body, count) = self.batch.finish();
+        let prepare = Prepare {
+            op,
+            commit: self.commit,
+            timestamp,
+            parent: self.head,
+        };
+        let header = letterhead.sealed(prepare, body);
+        // R2.1, checked where it matters.
+        assert!(
+            op.distance_from(self.applied) <= self.config.pipeline as u64,
+            "the pipeline is bounded"
+        );
+        self.journal.append(&header, body, self.applied.next());
+        self.counters.count(Event::Prepared);
+        self.counters.add(Event::PreparedRequests, u64::from(count));
+        self.counters.add(Event::PreparedBytes, body.len() as u64);
+        self.head = header.identity();
+        self.head_timestamp = timestamp;
+        self.links.note_sent(op, self.now.monotonic);
+        self.send_down_the_chain(op, out);
+        self.commit_by_acknowledgements();
+    }
+
+    pub(super) fn on_prepare(&mut self, frame: &Frame<'_>, out: &mut impl Outbox) -> Handled {
+        let header = frame.header();
+        let prepare = *frame.fields::<Prepare>().ok_or(DropReason::Malformed)?;
+        self.admit_view(frame)?;
+        if self.put_back(prepare.op, frame) {
+            return Ok(());
+        }
+        // In a prepare, replica and incarnation are those of the view's primary.
+        self.admit_from_primary(frame)?;
+        let route = header.route().ok_or(DropReason::Malformed)?;
+        self.links.heard(self.primary(), self.now.monotonic);
+        self.repair.note_target(prepare.op);
+        self.learn_commit(prepare.commit);
+        let next = self.op().next();
+        if prepare.op > next {
+            // R2.2: a cumulative acknowledgement speaks for everything before it, so an op is never
+            // appended before its predecessor (trace T21).
+            self.repair_now(out);
+            return Err(DropReason::Gap);
+        }
+        if prepare.op < next {
+            return self.on_prepare_again(frame, prepare.op, route, out);
+        }
+        if prepare.parent != self.head {
+            return Err(DropReason::WrongParent);
+        }
+        if prepare.timestamp <= self.head_timestamp {
+            return Err(DropReason::Malformed);
+        }
+        if !self.journal.room(frame.body().len(), self.applied.next()) {
+            // R8.1, trace T24. Others may have room: pass it on all the same (M5).
+            self.forward(header, frame.body(), prepare.op, route, out);
+            return Err(DropReason::JournalFull);
+        }
+        self.append(header, frame.body(), &prepare);
+        self.forward(header, frame.body(), prepare.op, route, out);
+        self.ack_due = true;
+        Ok(())
+    }
+
+    /// A prepare that is held already: it may have come by another way than the one it is to go on.
+    fn on_prepare_again(
+        &mut self,
+        frame: &Frame<'_>,
+        op: Op,
+        route: Route,
+        out: &mut impl Outbox,
+    ) -> Handled {
+        let header = frame.header();
+        let identity = self.identity_of(op);
+        if identity.is_some_and(|held| held != header.identity()) {
+            // One primary, one entry per op: see L4. Not ours to judge from a message: drop it.
+            return Err(DropReason::WrongIdentity);
+        }
+        if self
+            .journal
+            .put_body(op, &header.identity(), frame.body())
+            .is_ok()
+        {
+            // It was damaged here, and this is its body (R8.4): by identity, never by number alone.
+            self.stalled = self.stalled && op != self.applied.next();
+            self.repair.note_progress(self.now.monotonic);
+            return Ok(());
+        }
+        if identity.is_some() {
+            self.forward(header, frame.body(), op, route, out);
+        }
+        self.ack_due = true;
+        Err(DropReason::Duplicate)
+    }
+
+    /// Takes the body of an entry that was found damaged here: by identity, never by number alone
+    /// (R8.4). The only prepare that a primary takes.
+    fn put_back(&mut self, op: Op, frame: &Frame<'_>) -> bool {
+        let identity = frame.header().identity();
+        if op > self.op() || self.journal.put_body(op, &identity, frame.body()).is_err() {
+            return false;
+        }
+        self.stalled = self.stalled && op != self.applied.next();
+        self.repair.note_progress(self.now.monotonic);
+        true
+    }
+
+    fn append(&mut self, header: &Header, body: &[u8], prepare: &Prepare) {
+        assert!(
+            prepare.op == self.op().next(),
+            "entries are appended in order"
+        );
+        assert!(prepare.parent == self.head, "entries form a chain (I4)");
+        self.journal.append(header, body, self.applied.next());
+        self.counters.count(Event::Appended);
+        self.head = header.identity();
+        self.head_timestamp = prepare.timestamp;
+        self.repair.note_progress(self.now.monotonic);
+    }
+
+    /// R2.6: the commit number only rises, whatever order messages come in (trace T22).
+    pub(super) fn learn_commit(&mut self, commit: Op) {
+        assert!(!self.is_primary(), "a primary counts acknowledgements");
+        self.commit = self.commit.max(commit);
+    }
+
+    /// R2.3: sent only by a normal backup, cumulative, for what is held with its body.
+    pub(super) fn acknowledge(&mut self, out: &mut impl Outbox) {
+        self.ack_due = false;
+        if self.op() == Op::ZERO {
+            return;
+        }
+        assert!(
+            self.is_normal() && !self.is_primary(),
+            "backups acknowledge"
+        );
+        let ok = PrepareOk {
+            op: self.op(),
+            prepare: self.head,
+            applied: self.applied,
+            sequence: self.sequence,
+        };
+        if self.send(out, self.primary(), ok, &[]) == Sent::Dropped {
+            // The heartbeat asks again.
+            self.counters.count(Event::OutboxDropped);
+        }
+    }
+
+    pub(super) fn on_prepare_ok(&mut self, frame: &Frame<'_>, out: &mut impl Outbox) -> Handled {
+        let ok = *frame.fields::<PrepareOk>().ok_or(DropReason::Malformed)?;
+        self.admit_view(frame)?;
+        self.admit_at_primary()?;
+        let backup = frame.header().replica();
+        if ok.op > self.op() {
+            return Err(DropReason::WrongIdentity);
+        }
+        // R2.4: an acknowledgement counts only for the very entry that is held here (trace T17).
+        match self.identity_of(ok.op) {
+            Some(identity) if identity == ok.prepare => {}
+            Some(_) => return Err(DropReason::WrongIdentity),
+            // Overwritten since, hence committed long ago: it tells where the backup is, no more.
+            None if ok.op <= self.commit => {}
+            None => return Err(DropReason::WrongIdentity),
+        }
+        let now = self.now.monotonic;
+        self.links.heard(backup, now);
+        self.links
+            .acknowledged(backup, ok.op, ok.applied, self.op(), now);
+        self.commit_by_acknowledgements();
+        self.welcome_back(backup, out);
+        Ok(())
+    }
+
+    /// R2.5: what a quorum holds, this primary included, is committed.
+    fn commit_by_acknowledgements(&mut self) {
+        let committed = self
+            .links
+            .acknowledged_by_quorum(self.config.quorum(), self.op());
+        assert!(
+            committed <= self.op(),
+            "a primary commits what it has prepared (I7)"
+        );
+        self.commit = self.commit.max(committed);
+    }
+
+    /// The primary's heartbeat, which is also the question of a read round.
+    pub(super) fn send_heartbeats(&mut self, out: &mut impl Outbox) {
+        self.sequence += 1;
+        self.heartbeat_at = self.now.monotonic.after(self.config.tick);
+        let identity = self.identity_of(self.commit).unwrap_or_default();
+        let commit = Commit {
+            sequence: self.sequence,
+            op: self.op(),
+            commit: self.commit,
+            commit_checksum: identity.checksum,
+            commit_checksum_body: identity.checksum_body,
+            commit_view: identity.view,
+        };
+        let report = self.digest_report();
+        let header = self
+            .letterhead()
+            .sealed(commit, bytemuck::bytes_of(&report));
+        for peer in self.peers() {
+            let _: Sent = self.send_to_peer(out, peer, &header, bytemuck::bytes_of(&report));
+        }
+    }
+
+    pub(super) fn on_commit(&mut self, frame: &Frame<'_>, out: &mut impl Outbox) -> Handled {
+        let commit = *frame.fields::<Commit>().ok_or(DropReason::Malformed)?;
+        self.admit_view(frame)?;
+        self.admit_from_primary(frame)?;
+        if commit.sequence <= self.sequence {
+            // R4.1: the past keeps nobody alive.
+            return Err(DropReason::Duplicate);
+        }
+        self.sequence = commit.sequence;
+        self.links.heard(self.primary(), self.now.monotonic);
+        self.learn_commit(commit.commit);
+        self.repair.note_target(commit.op);
+        let theirs = Identity {
+            view: commit.commit_view,
+            checksum: commit.commit_checksum,
+            checksum_body: commit.commit_checksum_body,
+        };
+        // R4.2. Our entry is chain-verified up to here; theirs is zero when overwritten at theirs.
+        let ours = self
+            .identity_of(commit.commit)
+            .filter(|_| commit.commit <= self.op());
+        if ours.is_some_and(|ours| ours != theirs) && theirs != Identity::default() {
+            self.enter_halted(HaltReason::Divergence { op: commit.commit });
+            return Ok(());
+        }
+        self.hear_digest(frame);
+        let report = self.digest_report();
+        let answer = CommitOk {
+            sequence: commit.sequence,
+            op: self.op(),
+            applied: self.applied,
+            tail: self.journal.tail(),
+            reserved: 0,
+        };
+        if !self.is_normal() {
+            return Ok(());
+        }
+        let _: Sent = self.send(out, self.primary(), answer, bytemuck::bytes_of(&report));
+        // An acknowledgement may have been lost: repeat it, cumulative as it is.
+        self.ack_due = true;
+        Ok(())
+    }
+
+    pub(super) fn on_commit_ok(&mut self, frame: &Frame<'_>) -> Handled {
+        let ok = *frame.fields::<CommitOk>().ok_or(DropReason::Malformed)?;
+        self.admit_view(frame)?;
+        self.admit_at_primary()?;
+        if ok.sequence > self.sequence {
+            return Err(DropReason::ImplausibleNumber);
+        }
+        let backup = frame.header().replica();
+        self.links.heard(backup, self.now.monotonic);
+        self.links
+            .answered(backup, ok.sequence, ok.op, ok.applied, ok.tail);
+        self.hear_digest(frame);
+        Ok(())
+    }
+
+    /// Whether something is committed, held and not executed.
+    pub(super) fn can_execute(&self) -> bool {
+        self.status == Status::Normal
+            && !self.stalled
+            && self.applied < self.commit
+            && self.applied < self.op()
+    }
+
+    /// Executes what is committed, in order, a bounded amount of it.
+    pub(super) fn execute_some(&mut self, out: &mut impl Outbox) {
+        let mut bytes = 0;
+        while self.can_execute() && bytes < EXECUTE_BYTES_MAX {
+            bytes += self.execute_next(out);
+        }
+    }
+
+    /// Executes one batch and returns its size. R2.7: only a normal replica whose log is its view's,
+    /// along the chain from the last one executed.
+    fn execute_next(&mut self, out: &mut impl Outbox) -> usize {
+        assert!(self.is_normal() && self.log_view == self.view, "R2.7");
+        let op = self.applied.next();
+        let Some((header, intact)) = read_for_execution(&self.journal, op) else {
+            self.counters.count(Event::DamagedEntries);
+            self.journal.mark_faulty(op);
+            self.stalled = true;
+            return 0;
+        };
+        let prepare = *header
+            .fields::<Prepare>()
+            .expect("the journal holds prepares");
+        assert!(prepare.op == op, "a slot holds the op that was asked for");
+        assert!(
+            prepare.parent == self.applied_identity,
+            "execution follows the chain (I4)"
+        );
+        let at = Context {
+            stamp: ViewStamp {
+                epoch: header.epoch(),
+                view: header.view(),
+                op,
+            },
+            timestamp: prepare.timestamp,
+            ..Context::default()
+        };
+        self.execute_batch(&at, intact, out);
+        self.applied = op;
+        self.applied_identity = header.identity();
+        self.applied_timestamp = prepare.timestamp;
+        self.counters.count(Event::Executed);
+        self.take_digest(prepare.timestamp);
+        header.body_size()
+    }
+
+    fn execute_batch(&mut self, at: &Context, intact: bool, out: &mut impl Outbox) {
+        let reply_to_clients = self.is_primary();
+        let letterhead = self.letterhead();
+        let Self {
+            journal,
+            sessions,
+            machine,
+            counters,
+            reply_buffer,
+            ..
+        } = self;
+        let (_, body) = journal
+            .read_unverified_body(at.stamp.op)
+            .expect("the entry was verified just now");
+        // What is malformed is malformed on every replica alike: it is a no-op there (R1.4).
+        let Ok(batch) = Batch::parse(body) else {
+            return;
+        };
+        for (index, request) in batch.requests().enumerate() {
+            let at = Context {
+                index: index as u32,
+                client: request.header().client,
+                ..*at
+            };
+            counters.count(Event::ExecutedRequests);
+            if !intact && !request.is_intact() {
+                // M2: the bytes changed between the client and the batch, so they are the same on
+                // every replica and none executes them. The client's retry is prepared anew.
+                counters.count(Event::DamagedRequests);
+                continue;
+            }
+            let told = execute_request(sessions, machine, counters, &at, &request, reply_buffer);
+            let (Some(told), true) = (told, reply_to_clients) else {
+                continue;
+            };
+            let header = letterhead.sealed(told.reply, &reply_buffer[..told.size]);
+            let body = &reply_buffer[..told.size];
+            // R1.7: after the commit, from a normal primary.
+            send_to_client(counters, out, at.client, &header, body);
+        }
+    }
+
+    /// Takes the digest at the first op of every period of replicated time.
+    fn take_digest(&mut self, timestamp: Timestamp) {
+        let length = u64::try_from(self.config.digest_period.as_nanos()).unwrap_or(u64::MAX);
+        let period = timestamp.as_nanos() / length.max(1);
+        if period == self.digest_period {
+            return;
+        }
+        self.digest_period = period;
+        let digest = self.digest_now();
+        self.digests.record(self.applied, digest);
+        self.compare_digests(self.applied);
+    }
+}
+
+/// What a client is told about a request that was executed.
+struct Told {
+    reply: Reply,
+    size: usize,
+}
+
+/// The header of the entry `op`, after every byte of the entry was verified: the header by its own
+/// checksum, each request by the one that its client made (M2). Only when one of those is wrong is
+/// the body read again, to tell damage here (none is returned) from damage that was replicated
+/// (false is returned: not every request is intact).
+fn read_for_execution(journal: &Journal, op: Op) -> Option<(Header, bool)> {
+    let (header, body) = journal.read_unverified_body(op).ok()?;
+    let whole = Batch::parse(body).is_ok_and(|batch| {
+        let mut requests = batch.requests();
+        requests.by_ref().all(|request| request.is_intact()) && requests.is_whole()
+    });
+    if !whole && journal.read(op).is_err() {
+        return None;
+    }
+    Some((*header, whole))
+}
+
+/// Executes one request: every replica does the same with it (R1.4, R1.5).
+fn execute_request<S: StateMachine>(
+    sessions: &mut crate::sessions::Sessions,
+    machine: &mut S,
+    counters: &mut crate::Counters,
+    at: &Context,
+    request: &Request<'_>,
+    reply_buffer: &mut [u8],
+) -> Option<Told> {
+    let header = request.header();
+    let reply = |op| Reply {
+        client: at.client,
+        request: header.request,
+        op,
+        request_checksum: header.checksum(),
+        index: at.index,
+    };
+    let executed = |request| Executed {
+        request,
+        request_checksum: header.checksum(),
+        op: at.stamp.op,
+        index: at.index,
+    };
+    if Operation::from_raw(header.operation) == Some(Operation::Register) {
+        let slot = sessions.slot_of(at.client).unwrap_or_else(|| {
+            counters.count(Event::SessionsOpened);
+            let slot = sessions.open(at.client, at.stamp.epoch, at.stamp.op);
+            sessions.store(slot, executed(RequestNumber::ZERO), &[]);
+            slot
+        });
+        let session = sessions.session_number(slot);
+        return Some(Told {
+            reply: reply(Op::new(session.raw())),
+            size: 0,
+        });
+    }
+    let verdict = sessions.verdict(at.client, header.session, header.request, header.checksum());
+    let Verdict::Next(slot) = verdict else {
+        // R1.4: the same no-op on every replica. The client asks again and is told why then.
+        counters.count(Event::NoOps);
+        return None;
+    };
+    let size = machine.apply(at, request.operation(), reply_buffer);
+    assert!(size <= reply_buffer.len(), "a reply fits into its buffer");
+    sessions.store(slot, executed(header.request), &reply_buffer[..size]);
+    Some(Told {
+        reply: reply(at.stamp.op),
+        size,
+    })
+}

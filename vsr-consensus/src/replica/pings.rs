@@ -1,0 +1,115 @@
+//! What replicas tell each other all the time, whoever leads: view, status, progress, digest (R4.4).
+
+use vsr_types::body::{self, DigestReport};
+use vsr_types::message::{PeerStatus, Ping, Pong};
+use vsr_types::{Frame, Op, ReplicaIndex};
+
+use super::Replica;
+use super::admit::Handled;
+use crate::counters::Event;
+use crate::digests::Comparison;
+use crate::{DropReason, HaltReason, Outbox, Sent, StateMachine};
+
+/// How many ticks lie between pings.
+const PING_TICKS: u32 = 10;
+
+impl<S: StateMachine> Replica<S> {
+    pub(super) fn send_pings(&mut self, out: &mut impl Outbox) {
+        self.ping_at = self.now.monotonic.after(self.config.tick * PING_TICKS);
+        let ping = Ping {
+            sent_ns: self.now.monotonic.as_nanos(),
+            op: self.op(),
+            applied: self.applied,
+            tail: self.journal.tail(),
+            status: self.peer_status() as u8,
+            reserved: [0; 7],
+        };
+        let report = self.digest_report();
+        for peer in self.peers() {
+            let _: Sent = self.send(out, peer, ping, bytemuck::bytes_of(&report));
+        }
+    }
+
+    pub(super) fn on_ping(&mut self, frame: &Frame<'_>, out: &mut impl Outbox) -> Handled {
+        let ping = *frame.fields::<Ping>().ok_or(DropReason::Malformed)?;
+        let status = PeerStatus::from_raw(ping.status).ok_or(DropReason::Malformed)?;
+        let peer = frame.header().replica();
+        self.note_peer(frame, status, (ping.op, ping.applied, ping.tail));
+        if status == PeerStatus::Blank {
+            self.relay_init(peer, out);
+        }
+        let pong = Pong {
+            sent_ns: ping.sent_ns,
+            op: self.op(),
+            applied: self.applied,
+            tail: self.journal.tail(),
+            status: self.peer_status() as u8,
+            reserved: [0; 7],
+        };
+        let report = self.digest_report();
+        let _: Sent = self.send(out, peer, pong, bytemuck::bytes_of(&report));
+        Ok(())
+    }
+
+    pub(super) fn on_pong(&mut self, frame: &Frame<'_>) -> Handled {
+        let pong = *frame.fields::<Pong>().ok_or(DropReason::Malformed)?;
+        let status = PeerStatus::from_raw(pong.status).ok_or(DropReason::Malformed)?;
+        self.note_peer(frame, status, (pong.op, pong.applied, pong.tail));
+        let round_trip = self.now.monotonic.as_nanos().saturating_sub(pong.sent_ns);
+        self.links.measured(frame.header().replica(), round_trip);
+        Ok(())
+    }
+
+    fn note_peer(&mut self, frame: &Frame<'_>, status: PeerStatus, progress: (Op, Op, Op)) {
+        let header = frame.header();
+        let peer = header.replica();
+        self.links
+            .told(peer, status, header.view(), progress, self.now.monotonic);
+        if header.cluster() == self.cluster {
+            self.hear_digest(frame);
+        }
+    }
+
+    /// The digest that goes out with pings and heartbeats: the newest agreed one.
+    pub(super) fn digest_report(&self) -> DigestReport {
+        self.digests.newest()
+    }
+
+    pub(super) fn hear_digest(&mut self, frame: &Frame<'_>) {
+        let Some(report) = body::read::<DigestReport>(frame.body()) else {
+            return;
+        };
+        self.digests.hear(frame.header().replica(), report);
+        self.compare_digests(report.op);
+    }
+
+    /// N16, R4.2: the minority stops; without a majority everybody does.
+    pub(super) fn compare_digests(&mut self, op: Op) {
+        if !self.is_normal() {
+            return;
+        }
+        // A peer that was not heard of for long cannot be waited for.
+        let silent = self.config.view_timeout * 4;
+        let (now, links) = (self.now.monotonic, &self.links);
+        let may_vote = |peer: ReplicaIndex| {
+            links.heard_since(
+                peer,
+                vsr_types::Instant::from_nanos(
+                    now.as_nanos().saturating_sub(silent.as_nanos() as u64),
+                ),
+            )
+        };
+        match self
+            .digests
+            .compare(op, self.me(), self.config.replicas, may_vote)
+        {
+            Comparison::Unknown => {}
+            Comparison::Equal => self.counters.count(Event::DigestsEqual),
+            Comparison::PeerDiffers => self.counters.count(Event::DigestsDifferent),
+            Comparison::Outvoted(op) => {
+                self.counters.count(Event::DigestsDifferent);
+                self.enter_halted(HaltReason::Divergence { op });
+            }
+        }
+    }
+}

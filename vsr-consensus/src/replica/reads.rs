@@ -1,0 +1,223 @@
+//! Linearizable reads that do not go through the log (N10).
+//!
+//! The primary may have been deposed without knowing it, so before it answers it proves that it still
+//! leads: it notes what is committed, sends a heartbeat, and answers once a quorum has answered that
+//! heartbeat or a later one. All queries that arrived before the round started share it. No clock is
+//! involved.
+//!
+//! ```text
+//!   gathering --- round starts: sequence s, floor = commit ---> waiting --- quorum answered >= s,
+//!   (next round's queries)                                                  applied >= floor: answer
+//! ```
+
+use alloc::boxed::Box;
+use alloc::vec;
+use core::time::Duration;
+
+use bytemuck::{Pod, Zeroable};
+use vsr_types::message::{QueryReply, RejectReason};
+use vsr_types::{ClientId, Frame, Op, RequestNumber};
+
+use super::Replica;
+use super::admit::Handled;
+use super::exit::send_to_client;
+use crate::counters::Event;
+use crate::{DropReason, Outbox, StateMachine};
+
+/// How old the replicated time may be when a query is answered. Time moves only in the log, so
+/// when nothing else is prepared, queries have an empty batch prepared that often.
+const CLOCK_GRANULARITY: Duration = Duration::from_millis(10);
+
+/// In front of each query in a buffer.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+struct Entry {
+    client: ClientId,
+    query: RequestNumber,
+    size: u64,
+}
+
+const ENTRY_SIZE: usize = size_of::<Entry>();
+
+/// Queries, one behind the other.
+#[derive(Debug)]
+struct Queue {
+    bytes: Box<[u8]>,
+    used: usize,
+}
+
+impl Queue {
+    fn new(size: usize) -> Self {
+        Self {
+            bytes: vec![0; size].into_boxed_slice(),
+            used: 0,
+        }
+    }
+
+    fn push(&mut self, client: ClientId, query: RequestNumber, body: &[u8]) -> bool {
+        let end = self.used + ENTRY_SIZE + body.len();
+        if end > self.bytes.len() {
+            return false;
+        }
+        let entry = Entry {
+            client,
+            query,
+            size: body.len() as u64,
+        };
+        let body_at = self.used + ENTRY_SIZE;
+        self.bytes[self.used..body_at].copy_from_slice(bytemuck::bytes_of(&entry));
+        self.bytes[body_at..end].copy_from_slice(body);
+        self.used = end;
+        true
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (Entry, &[u8])> {
+        let mut rest = &self.bytes[..self.used];
+        core::iter::from_fn(move || {
+            let (entry, behind) = rest.split_at_checked(ENTRY_SIZE)?;
+            let entry: Entry = bytemuck::pod_read_unaligned(entry);
+            let (body, behind) = behind.split_at(entry.size as usize);
+            rest = behind;
+            Some((entry, body))
+        })
+    }
+
+    const fn is_empty(&self) -> bool {
+        self.used == 0
+    }
+}
+
+/// The queries of the next round and of the one under way.
+#[derive(Debug)]
+pub(super) struct Reads {
+    gathering: Queue,
+    waiting: Queue,
+    round: Option<Round>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Round {
+    /// The heartbeat that a quorum must answer.
+    sequence: u64,
+    /// What must be executed before an answer: at least what was committed when the queries came.
+    floor: Op,
+}
+
+impl Reads {
+    pub(super) fn new(bytes: usize) -> Self {
+        Self {
+            gathering: Queue::new(bytes),
+            waiting: Queue::new(bytes),
+            round: None,
+        }
+    }
+}
+
+impl<S: StateMachine> Replica<S> {
+    pub(super) fn on_query(&mut self, frame: &Frame<'_>, out: &mut impl Outbox) -> Handled {
+        let asker = Self::asker_of_query(frame)?;
+        self.admit_client(frame, asker, out)?;
+        if !self
+            .reads
+            .gathering
+            .push(asker.client, asker.request, frame.body())
+        {
+            return self.reject(out, asker, RejectReason::Busy, DropReason::Busy);
+        }
+        Ok(())
+    }
+
+    pub(super) fn can_start_reads(&self) -> bool {
+        self.is_normal()
+            && self.is_primary()
+            && self.reads.round.is_none()
+            && !self.reads.gathering.is_empty()
+    }
+
+    /// Starts a round for everything gathered. A heartbeat sent from now on proves what it must.
+    pub(super) fn start_reads(&mut self, out: &mut impl Outbox) {
+        assert!(self.can_start_reads(), "the caller asked");
+        if self.is_clock_late() && self.batch.count() == 0 && self.can_cut(self.batch.size()) {
+            self.prepare_batch(out);
+        }
+        // Where what is executed lags in time, the answer waits for the op that moves the clock.
+        let floor = if self.runs_late() {
+            self.op()
+        } else {
+            self.commit
+        };
+        core::mem::swap(&mut self.reads.gathering, &mut self.reads.waiting);
+        assert!(
+            self.reads.gathering.is_empty(),
+            "the last round was answered"
+        );
+        self.send_heartbeats(out);
+        self.reads.round = Some(Round {
+            sequence: self.sequence,
+            floor,
+        });
+        self.counters.count(Event::ReadRounds);
+    }
+
+    /// Whether the replicated time lags behind the clock by more than its granularity.
+    fn is_clock_late(&self) -> bool {
+        let lag = self
+            .now
+            .wall
+            .as_nanos()
+            .saturating_sub(self.head_timestamp.as_nanos());
+        u128::from(lag) > CLOCK_GRANULARITY.as_nanos()
+    }
+
+    /// Whether what is executed lags behind the head's time by more than the granularity.
+    fn runs_late(&self) -> bool {
+        let lag = self
+            .head_timestamp
+            .as_nanos()
+            .saturating_sub(self.applied_timestamp.as_nanos());
+        u128::from(lag) > CLOCK_GRANULARITY.as_nanos()
+    }
+
+    pub(super) fn can_answer_reads(&self) -> bool {
+        let Some(round) = self.reads.round else {
+            return false;
+        };
+        self.is_normal()
+            && self.is_primary()
+            && self.applied >= round.floor
+            // R12, S49: one short of a quorum, the primary itself being the last.
+            && self.links.answers(round.sequence) + 1 >= self.config.quorum()
+    }
+
+    pub(super) fn answer_reads(&mut self, out: &mut impl Outbox) {
+        assert!(self.can_answer_reads(), "the caller asked (I21)");
+        let at = self.context();
+        let letterhead = self.letterhead();
+        let Self {
+            reads,
+            machine,
+            counters,
+            reply_buffer,
+            ..
+        } = self;
+        for (entry, query) in reads.waiting.iter() {
+            let at = crate::Context {
+                client: entry.client,
+                ..at
+            };
+            let size = machine.query(&at, query, reply_buffer);
+            assert!(size <= reply_buffer.len(), "a reply fits into its buffer");
+            let reply = QueryReply {
+                client: entry.client,
+                query: entry.query,
+                op: at.stamp.op,
+                reserved: 0,
+            };
+            let header = letterhead.sealed(reply, &reply_buffer[..size]);
+            send_to_client(counters, out, entry.client, &header, &reply_buffer[..size]);
+            counters.count(Event::QueriesAnswered);
+        }
+        reads.waiting.used = 0;
+        reads.round = None;
+    }
+}

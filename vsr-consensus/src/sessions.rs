@@ -1,0 +1,451 @@
+//! Who has asked for what, and what they were told: exactly-once execution (N9).
+//!
+//! The table is part of the replicated state. It changes only when a committed operation is executed
+//! (R1.2): a table written when a request is prepared locks a client out when a view change drops
+//! that prepare ("already seen", yet never executed). Since all replicas execute the same operations
+//! in the same order, their tables are equal, and so is the order in which sessions are evicted
+//! (R1.5): the one whose last operation is the oldest goes first, never by local time.
+//!
+//! Every entry and every cached reply carries a checksum that is verified when it is read (N17). The
+//! replies lie in fixed blocks of one pool; a session whose new reply does not fit evicts the oldest
+//! others until it does, on every replica alike.
+//!
+//! ```text
+//! index: client -> slot      entries[slot]          blocks of the reply
+//!   [ . . 3 . 0 . ]          { client, request, .. , first_block } -> [b] -> [b] -> end
+//!                            oldest <-> ... <-> newest   (order of last execution)
+//! ```
+
+mod replies;
+#[cfg(test)]
+mod tests;
+
+use alloc::boxed::Box;
+use alloc::vec;
+
+use bytemuck::{Pod, Zeroable};
+use static_assertions::const_assert_eq;
+use vsr_types::{Checksum, ClientId, Digest, Epoch, Op, RequestNumber, SessionNumber, checksum};
+
+use replies::{NO_BLOCK, Replies};
+
+/// No slot: the end of a list or an empty place of the index.
+const NONE: u32 = u32::MAX;
+
+/// One session, as it lies in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+struct Entry {
+    checksum: Checksum,
+    reply_checksum: Checksum,
+    client: ClientId,
+    session: SessionNumber,
+    epoch: Epoch,
+    request: RequestNumber,
+    op: Op,
+    index: u32,
+    request_checksum: Checksum,
+    reply_size: u32,
+    reply_block: u32,
+}
+
+const_assert_eq!(size_of::<Entry>(), 72);
+
+impl Entry {
+    fn computed_checksum(&self) -> Checksum {
+        checksum(&bytemuck::bytes_of(self)[4..])
+    }
+
+    /// A number that spreads the entry's content over 128 bits, for the table's digest. The checksum
+    /// covers everything in the entry, and the entry's reply by the reply's own checksum.
+    fn digest(&self, slot: u32) -> u128 {
+        let seed = (u64::from(slot) << 32) | u64::from(self.checksum.raw());
+        (u128::from(mix(seed)) << 64) | u128::from(mix(seed ^ 0x9E37_79B9_7F4A_7C15))
+    }
+}
+
+/// The finalizer of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
+pub(crate) const fn mix(mut word: u64) -> u64 {
+    word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    word ^ (word >> 31)
+}
+
+/// What the last request of a session was and where its answer lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionReport {
+    /// The client.
+    pub client: ClientId,
+    /// Its session: the op that registered it.
+    pub session: SessionNumber,
+    /// The last request executed.
+    pub request: RequestNumber,
+    /// The op of that request.
+    pub op: Op,
+    /// The size of its cached reply in bytes.
+    pub reply_size: u32,
+}
+
+/// A place in the session table. Valid until the session is evicted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SessionSlot(u32);
+
+/// What a request means to a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// No such session.
+    Unknown,
+    /// The client's session number is not this session's: see R1.6 (trace T28).
+    OtherSession {
+        /// The number the session has.
+        session: SessionNumber,
+    },
+    /// Older than the last one executed.
+    Old,
+    /// The last one executed: its reply can be sent again.
+    Repeated(SessionSlot),
+    /// The number of the last one executed with other content.
+    Reused,
+    /// The next one.
+    Next(SessionSlot),
+    /// Further ahead than the next: the client does not keep to the protocol.
+    Ahead,
+}
+
+/// The place and identity of a request that is being executed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Executed {
+    pub(crate) request: RequestNumber,
+    pub(crate) request_checksum: Checksum,
+    pub(crate) op: Op,
+    pub(crate) index: u32,
+}
+
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    entries: Box<[Entry]>,
+    /// The primary's memory of what it has prepared but not executed; not part of the state.
+    in_flight: Box<[RequestNumber]>,
+    /// Towards older and newer sessions.
+    older: Box<[u32]>,
+    newer: Box<[u32]>,
+    oldest: u32,
+    newest: u32,
+    /// Slots not in use, linked through `newer`.
+    free: u32,
+    count: usize,
+    /// Open addressing with linear probing and backward-shift deletion (Knuth, vol. 3, 6.4 R).
+    index: Box<[u32]>,
+    replies: Replies,
+    digest: u128,
+}
+
+impl Sessions {
+    pub(crate) fn new(sessions: usize, reply_bytes: usize) -> Self {
+        let count = u32::try_from(sessions).expect("the configuration bounds the sessions");
+        assert!(count < NONE, "the configuration bounds the sessions");
+        let mut newer: Box<[u32]> = (1..=count).collect();
+        newer[sessions - 1] = NONE;
+        Self {
+            entries: vec![Entry::zeroed(); sessions].into_boxed_slice(),
+            in_flight: vec![RequestNumber::ZERO; sessions].into_boxed_slice(),
+            older: vec![NONE; sessions].into_boxed_slice(),
+            newer,
+            oldest: NONE,
+            newest: NONE,
+            free: 0,
+            count: 0,
+            index: vec![NONE; Self::index_size(sessions)].into_boxed_slice(),
+            replies: Replies::new(reply_bytes),
+            digest: 0,
+        }
+    }
+
+    /// At most half of the places are taken, so that probes stay short.
+    const fn index_size(sessions: usize) -> usize {
+        (sessions * 2).next_power_of_two()
+    }
+
+    /// The bytes that a table of this size takes.
+    pub(crate) const fn memory(sessions: usize, reply_bytes: usize) -> usize {
+        sessions * (size_of::<Entry>() + size_of::<RequestNumber>() + 2 * size_of::<u32>())
+            + Self::index_size(sessions) * size_of::<u32>()
+            + Replies::memory(reply_bytes)
+    }
+
+    pub(crate) const fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The digest of the whole table, kept up to date with every change.
+    pub(crate) const fn digest(&self) -> Digest {
+        Digest::new(self.digest)
+    }
+
+    /// What `request` of `client`, who believes to have `session`, means (R1.3).
+    pub(crate) fn verdict(
+        &self,
+        client: ClientId,
+        session: SessionNumber,
+        request: RequestNumber,
+        request_checksum: Checksum,
+    ) -> Verdict {
+        let Some(slot) = self.find(client) else {
+            return Verdict::Unknown;
+        };
+        let entry = self.entry(slot);
+        if entry.session != session {
+            return Verdict::OtherSession {
+                session: entry.session,
+            };
+        }
+        if request < entry.request {
+            Verdict::Old
+        } else if request == entry.request {
+            if request_checksum == entry.request_checksum {
+                Verdict::Repeated(SessionSlot(slot))
+            } else {
+                Verdict::Reused
+            }
+        } else if request == entry.request.next() {
+            Verdict::Next(SessionSlot(slot))
+        } else {
+            Verdict::Ahead
+        }
+    }
+
+    /// The session of `client`, if it has one.
+    pub(crate) fn slot_of(&self, client: ClientId) -> Option<SessionSlot> {
+        self.find(client).map(SessionSlot)
+    }
+
+    /// Whether `request` is being worked on (R1.3e).
+    pub(crate) fn is_in_flight(&self, slot: SessionSlot, request: RequestNumber) -> bool {
+        self.in_flight[slot.0 as usize] == request
+    }
+
+    /// Notes that `request` has been put into a batch.
+    pub(crate) fn set_in_flight(&mut self, slot: SessionSlot, request: RequestNumber) {
+        self.in_flight[slot.0 as usize] = request;
+    }
+
+    pub(crate) fn session_number(&self, slot: SessionSlot) -> SessionNumber {
+        self.entry(slot.0).session
+    }
+
+    /// Executes a register: opens a session for `client`, evicting the oldest if there is no room.
+    /// The caller stores its reply as that of request 0.
+    pub(crate) fn open(&mut self, client: ClientId, epoch: Epoch, op: Op) -> SessionSlot {
+        assert!(
+            self.find(client).is_none(),
+            "a client has at most one session"
+        );
+        if self.free == NONE {
+            // R1.5: the session whose last operation is the oldest.
+            self.evict(self.oldest);
+        }
+        let slot = self.free;
+        self.free = self.newer[slot as usize];
+        self.entries[slot as usize] = Entry {
+            client,
+            session: SessionNumber::new(op.raw()),
+            epoch,
+            reply_block: NO_BLOCK,
+            ..Entry::zeroed()
+        };
+        self.in_flight[slot as usize] = RequestNumber::ZERO;
+        self.index_insert(client, slot);
+        self.link_newest(slot);
+        self.count += 1;
+        self.seal(slot);
+        SessionSlot(slot)
+    }
+
+    /// Stores what was executed for the session and what it is told.
+    pub(crate) fn store(&mut self, slot: SessionSlot, executed: Executed, reply: &[u8]) {
+        let SessionSlot(slot) = slot;
+        let entry = self.entry(slot);
+        self.digest = self.digest.wrapping_sub(entry.digest(slot));
+        self.replies.free(entry.reply_block);
+        self.unlink(slot);
+        self.link_newest(slot);
+        while !self.replies.has_room(reply.len()) {
+            // The session at hand is the newest, and its own blocks are free: what is left to evict
+            // is another's, and an empty pool takes any reply (`Settings::validate`).
+            assert!(self.oldest != slot, "an empty pool takes any reply");
+            self.evict(self.oldest);
+        }
+        let reply_block = self.replies.write(reply);
+        self.entries[slot as usize] = Entry {
+            request: executed.request,
+            request_checksum: executed.request_checksum,
+            op: executed.op,
+            index: executed.index,
+            reply_size: reply.len() as u32,
+            reply_checksum: checksum(reply),
+            reply_block,
+            ..entry
+        };
+        self.seal(slot);
+    }
+
+    /// Copies the cached reply of a session into `into` and says where it was executed.
+    pub(crate) fn reply<'a>(&self, slot: SessionSlot, into: &'a mut [u8]) -> (Executed, &'a [u8]) {
+        let entry = self.entry(slot.0);
+        let reply = &mut into[..entry.reply_size as usize];
+        self.replies.read(entry.reply_block, reply);
+        // N17: a reply that is not what was written never reaches a client.
+        assert!(
+            checksum(reply) == entry.reply_checksum,
+            "a cached reply is damaged (R6.8)"
+        );
+        let executed = Executed {
+            request: entry.request,
+            request_checksum: entry.request_checksum,
+            op: entry.op,
+            index: entry.index,
+        };
+        (executed, reply)
+    }
+
+    /// All sessions, the one that would be evicted first first.
+    pub(crate) fn reports(&self) -> impl Iterator<Item = SessionReport> {
+        let mut next = self.oldest;
+        core::iter::from_fn(move || {
+            let slot = next;
+            let entry = (slot != NONE).then(|| self.entry(slot))?;
+            next = self.newer[slot as usize];
+            Some(SessionReport {
+                client: entry.client,
+                session: entry.session,
+                request: entry.request,
+                op: entry.op,
+                reply_size: entry.reply_size,
+            })
+        })
+    }
+
+    /// The entry in `slot`, verified.
+    fn entry(&self, slot: u32) -> Entry {
+        let entry = self.entries[slot as usize];
+        assert!(
+            entry.checksum == entry.computed_checksum(),
+            "a session is damaged (R6.8)"
+        );
+        entry
+    }
+
+    /// Ends a change of the entry in `slot`.
+    fn seal(&mut self, slot: u32) {
+        let entry = &mut self.entries[slot as usize];
+        entry.checksum = entry.computed_checksum();
+        self.digest = self.digest.wrapping_add(entry.digest(slot));
+    }
+
+    fn evict(&mut self, slot: u32) {
+        assert!(slot != NONE, "there is a session to evict");
+        let entry = self.entry(slot);
+        self.digest = self.digest.wrapping_sub(entry.digest(slot));
+        self.replies.free(entry.reply_block);
+        self.index_remove(entry.client);
+        self.unlink(slot);
+        self.entries[slot as usize] = Entry::zeroed();
+        self.newer[slot as usize] = self.free;
+        self.free = slot;
+        self.count -= 1;
+    }
+
+    fn unlink(&mut self, slot: u32) {
+        let (older, newer) = (self.older[slot as usize], self.newer[slot as usize]);
+        match older {
+            NONE => self.oldest = newer,
+            _ => self.newer[older as usize] = newer,
+        }
+        match newer {
+            NONE => self.newest = older,
+            _ => self.older[newer as usize] = older,
+        }
+    }
+
+    fn link_newest(&mut self, slot: u32) {
+        self.older[slot as usize] = self.newest;
+        self.newer[slot as usize] = NONE;
+        match self.newest {
+            NONE => self.oldest = slot,
+            newest => self.newer[newest as usize] = slot,
+        }
+        self.newest = slot;
+    }
+
+    fn home(&self, client: ClientId) -> usize {
+        let raw = client.raw();
+        let hash = mix((raw as u64) ^ mix((raw >> 64) as u64));
+        hash as usize & (self.index.len() - 1)
+    }
+
+    /// Where in the index the client is, or the empty place where the search ended.
+    fn probe(&self, client: ClientId) -> usize {
+        let mut place = self.home(client);
+        loop {
+            let slot = self.index[place];
+            if slot == NONE || self.entries[slot as usize].client == client {
+                return place;
+            }
+            place = (place + 1) & (self.index.len() - 1);
+        }
+    }
+
+    fn find(&self, client: ClientId) -> Option<u32> {
+        let slot = self.index[self.probe(client)];
+        (slot != NONE).then_some(slot)
+    }
+
+    fn index_insert(&mut self, client: ClientId, slot: u32) {
+        let place = self.probe(client);
+        assert!(self.index[place] == NONE, "a client is in the index once");
+        self.index[place] = slot;
+    }
+
+    fn index_remove(&mut self, client: ClientId) {
+        let mask = self.index.len() - 1;
+        let mut hole = self.probe(client);
+        assert!(self.index[hole] != NONE, "an open session is in the index");
+        let mut place = hole;
+        loop {
+            place = (place + 1) & mask;
+            let slot = self.index[place];
+            if slot == NONE {
+                break;
+            }
+            // An entry may move back into the hole unless its home lies between hole and place.
+            let home = self.home(self.entries[slot as usize].client);
+            if (place.wrapping_sub(home) & mask) >= (place.wrapping_sub(hole) & mask) {
+                self.index[hole] = slot;
+                hole = place;
+            }
+        }
+        self.index[hole] = NONE;
+    }
+
+    /// The digest computed from scratch, to compare with the one kept up to date.
+    #[cfg(test)]
+    fn digest_recomputed(&self) -> Digest {
+        let mut sum = 0_u128;
+        let mut slot = self.oldest;
+        while slot != NONE {
+            sum = sum.wrapping_add(self.entry(slot).digest(slot));
+            slot = self.newer[slot as usize];
+        }
+        Digest::new(sum)
+    }
+}
+
+/// The digest of machine and sessions together.
+pub(crate) fn whole_digest(machine: Digest, sessions: Digest) -> Digest {
+    let hash = |digest: Digest| {
+        let raw = digest.raw();
+        let (high, low) = ((raw >> 64) as u64, raw as u64);
+        (u128::from(mix(high ^ mix(low))) << 64) | u128::from(mix(low.wrapping_add(mix(high))))
+    };
+    Digest::new(hash(machine).rotate_left(1) ^ hash(sessions))
+}

@@ -1,0 +1,527 @@
+//! The journal itself: what is held, what may be overwritten, what is read.
+//!
+//! Five numbers say what is held. `first <= oldest <= tail` and `tail <= head + 1`:
+//! headers of `oldest..=head`, bodies (or room reserved for them) of `tail..=head`. `oldest` and
+//! `tail` never move back, not even when the head does: what was overwritten stays overwritten.
+
+use alloc::{boxed::Box, vec};
+
+use vsr_types::{Header, Identity, Op, message::Prepare};
+
+use crate::SlotState;
+use crate::ring::Ring;
+use crate::slot::{Slot, Stored};
+
+/// Why an entry cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadError {
+    /// Nothing is held for this op.
+    Empty,
+    /// The body was never received.
+    Missing,
+    /// The entry is damaged: marked so before, or found so now. Whoever finds it marks it
+    /// ([`Journal::mark_faulty`]) and repairs it.
+    Faulty,
+    /// The body made room for newer ones.
+    Overwritten,
+}
+
+/// Why a body was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PutError {
+    /// No room is reserved for this op: nothing is held, or it was overwritten.
+    NotReserved,
+    /// The body is already held.
+    Present,
+    /// The header held for this op is another entry's, or damaged beyond reading.
+    Identity,
+    /// The body is not the one the header was sealed with.
+    Body,
+    /// Where the body lies cannot be told.
+    Place,
+}
+
+/// A bounded log of prepares. See the crate's documentation for the picture.
+pub struct Journal {
+    /// Every slot twice, in two arrays, so that no single fault near one reaches the other.
+    pub(crate) copies: [Box<[Slot]>; 2],
+    pub(crate) ring: Ring,
+    head: Op,
+    oldest: Op,
+    tail: Op,
+    /// The position in the ring behind the head's body.
+    end: u64,
+}
+
+impl core::fmt::Debug for Journal {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Journal")
+            .field("head", &self.head)
+            .field("tail", &self.tail)
+            .field("oldest", &self.oldest)
+            .field("bytes_used", &self.bytes_used())
+            .finish_non_exhaustive()
+    }
+}
+
+/// # Construction and size
+impl Journal {
+    /// An empty journal of `slots` headers and `bytes` of bodies, head at the genesis. Allocates and
+    /// touches all of its memory, so that it is resident from now on.
+    ///
+    /// # Panics
+    /// When `slots` or `bytes` is zero: the configuration was validated.
+    #[must_use]
+    pub fn new(slots: usize, bytes: usize) -> Self {
+        assert!(slots > 0, "a journal has at least one slot");
+        assert!(bytes > 0, "a journal has room for bodies");
+        let copy = || vec![Slot::fresh(); slots].into_boxed_slice();
+        Self {
+            copies: [copy(), copy()],
+            ring: Ring::new(bytes),
+            head: Op::ZERO,
+            oldest: Op::ZERO.next(),
+            tail: Op::ZERO.next(),
+            end: 0,
+        }
+    }
+
+    /// How many bytes [`Self::new`] allocates.
+    #[must_use]
+    pub const fn memory(slots: usize, bytes: usize) -> usize {
+        2 * slots * size_of::<Slot>() + Ring::memory(bytes)
+    }
+
+    /// How many headers it holds at most.
+    #[must_use]
+    pub const fn slots(&self) -> usize {
+        self.copies[0].len()
+    }
+
+    /// How many bytes of bodies it holds at most.
+    #[must_use]
+    pub const fn capacity_bytes(&self) -> usize {
+        self.ring.capacity() as usize
+    }
+
+    /// How many of them the entries from tail to head occupy: rounded up to lines, and with what was
+    /// skipped at the region's end.
+    #[must_use]
+    pub fn bytes_used(&self) -> usize {
+        if self.tail > self.head {
+            return 0;
+        }
+        (self.end - self.start_bound(self.tail)) as usize
+    }
+
+    /// Starts again, empty, with `head` as the op before the first: after a state was installed, or
+    /// at the genesis.
+    ///
+    /// Marks and remains of earlier entries stay in the slots and are honoured when the very same
+    /// entry comes back (see [`Self::append_header`]).
+    pub fn reset(&mut self, head: Op) {
+        self.head = head;
+        self.oldest = head.next();
+        self.tail = head.next();
+        self.end = 0;
+    }
+
+    /// As [`Self::reset`], with `header` kept as the head's: the parent of the next entry is then
+    /// known. Its state is [`SlotState::Overwritten`].
+    ///
+    /// # Panics
+    /// When `header` is no prepare.
+    pub fn reset_with(&mut self, header: &Header) {
+        let head = op_of(header);
+        self.reset(head);
+        self.oldest = head;
+        // A place that no body will be looked up at: the tail is beyond it.
+        self.write(Slot::new(header, 0, Stored::Present), head);
+    }
+}
+
+/// # Writing
+impl Journal {
+    /// Whether an entry for `head + 1` with a body of `body_size` bytes can be appended without
+    /// overwriting any op at or above `protected_from`: the caller's first op not executed here
+    /// (R8.1).
+    #[must_use]
+    pub fn room(&self, body_size: usize, protected_from: Op) -> bool {
+        let occupied = Ring::occupied(body_size);
+        if occupied > self.ring.capacity() {
+            return false;
+        }
+        let op = self.head.next();
+        let slots = self.slots() as u64;
+        // The op whose slot the new one takes, if there is one.
+        let evicts = op.raw().checked_sub(slots).map(Op::new);
+        if evicts.is_some_and(|evicted| evicted >= protected_from.max(self.oldest)) {
+            return false;
+        }
+        let first = protected_from.max(self.tail);
+        let end = self.ring.place(self.end, body_size) + occupied;
+        first > self.head || self.start_bound(first) + self.ring.capacity() >= end
+    }
+
+    /// Appends an entry; its body is copied once. The body's checksum is the one in the header, which
+    /// the frame's door has verified: it is not computed again here, but whenever the entry is read.
+    ///
+    /// # Panics
+    /// When `header` is not the prepare of `head + 1`, `body` has another size than the header says,
+    /// or there is no [`Self::room`]: all three are our own bugs.
+    pub fn append(&mut self, header: &Header, body: &[u8], protected_from: Op) {
+        assert!(
+            header.body_size() == body.len(),
+            "a body has the size its header says"
+        );
+        let start = self.reserve(header, protected_from);
+        self.ring.put(start, body);
+        self.write(Slot::new(header, start, Stored::Present), self.head);
+    }
+
+    /// Appends a header and reserves room for its body, which is missing until [`Self::put_body`].
+    /// Returns the state of the new entry:
+    ///
+    /// - [`SlotState::Missing`], usually.
+    /// - When the very same entry (same identity) was here before and only the head was moved back
+    ///   behind it, what is known of it stays known: [`SlotState::Faulty`] if it was faulty or its
+    ///   body is gone, [`SlotState::Present`] if the body is still there, intact. An entry once
+    ///   held, and perhaps acknowledged, must never turn up as never received (trace T20b: a damaged
+    ///   copy became a "nack" that way, and a committed op was lost).
+    ///
+    /// The memory of such an entry lasts until another entry takes its slot.
+    ///
+    /// # Panics
+    /// When `header` is not the prepare of `head + 1`, or there is no [`Self::room`].
+    pub fn append_header(&mut self, header: &Header, protected_from: Op) -> SlotState {
+        let op = self.head.next();
+        let before = self.slot(op).copied();
+        let lost = self.is_lost(op);
+        let start = self.reserve(header, protected_from);
+        let state = match before {
+            Some(slot) if slot.header().identity() == header.identity() => match slot.state() {
+                Stored::Missing => Stored::Missing,
+                Stored::Present if self.is_still_at(&slot, start) => Stored::Present,
+                Stored::Present | Stored::Faulty => Stored::Faulty,
+            },
+            // Both copies of what was here are damaged: it may have been this entry.
+            None if lost => Stored::Faulty,
+            _ => Stored::Missing,
+        };
+        self.write(Slot::new(header, start, state), op);
+        self.state(op)
+    }
+
+    /// Whether the body of `slot` survived a truncation at the place where it would be put again.
+    fn is_still_at(&self, slot: &Slot, start: u64) -> bool {
+        let header = slot.header();
+        slot.start() == start && header.covers(self.ring.get(start, header.body_size()))
+    }
+
+    /// Moves the head to the op of `header`, and `oldest` and `tail` beyond what it overwrites.
+    /// Returns where its body begins.
+    fn reserve(&mut self, header: &Header, protected_from: Op) -> u64 {
+        let op = op_of(header);
+        assert!(op == self.head.next(), "the log has no gaps");
+        assert!(
+            self.room(header.body_size(), protected_from),
+            "an op that is not executed here is never overwritten (R8.1)"
+        );
+        let start = self.ring.place(self.end, header.body_size());
+        let end = start + Ring::occupied(header.body_size());
+        self.oldest = self.oldest.max(op.next().minus(self.slots() as u64));
+        self.tail = self.tail.max(self.oldest);
+        while self.tail < op && self.start_bound(self.tail) + self.ring.capacity() < end {
+            self.tail = self.tail.next();
+        }
+        self.head = op;
+        self.end = end;
+        start
+    }
+
+    /// Fills in the body of `op`, if it is missing or faulty and the entry is `identity`: a body is
+    /// repaired by what it is, never by the number of its op alone (R8.4).
+    ///
+    /// # Errors
+    /// Says why the body was not taken; nothing changed then.
+    pub fn put_body(&mut self, op: Op, identity: &Identity, body: &[u8]) -> Result<(), PutError> {
+        if op < self.tail || op > self.head {
+            return Err(PutError::NotReserved);
+        }
+        let slot = *self.slot(op).ok_or(PutError::Identity)?;
+        if slot.header().identity() != *identity {
+            return Err(PutError::Identity);
+        }
+        if slot.state() == Stored::Present {
+            return Err(PutError::Present);
+        }
+        // Repairs are rare: unlike on append, the second look at the bytes costs nothing that counts.
+        if !slot.header().covers(body) {
+            return Err(PutError::Body);
+        }
+        self.ring.put(slot.start(), body);
+        self.write(Slot::new(slot.header(), slot.start(), Stored::Present), op);
+        Ok(())
+    }
+
+    /// Notes that the entry of `op` is damaged. It stays so until its body is put again, whatever
+    /// happens to the head meanwhile (see [`Self::append_header`]).
+    ///
+    /// # Panics
+    /// When `op` is not between tail and head.
+    pub fn mark_faulty(&mut self, op: Op) {
+        assert!(
+            op >= self.tail && op <= self.head,
+            "only what is held can be damaged"
+        );
+        // Without a readable slot the entry is faulty already.
+        if let Some(slot) = self.slot(op).copied() {
+            self.write(Slot::new(slot.header(), slot.start(), Stored::Faulty), op);
+        }
+    }
+
+    /// Drops every entry above `head`. Their room is free again.
+    ///
+    /// # Panics
+    /// When `head` is below `committed`, above the current head, or so old that its successor was
+    /// overwritten.
+    pub fn truncate(&mut self, head: Op, committed: Op) {
+        assert!(head >= committed, "a committed op is never dropped");
+        assert!(head <= self.head, "truncation only shortens the log");
+        assert!(
+            head.next() >= self.tail,
+            "what was overwritten cannot become the log's end again"
+        );
+        if head == self.head {
+            return;
+        }
+        // Where the head's body ends; if its slot is unreadable, where the next one began; if that is
+        // too, the room of what is dropped stays taken until the ring has gone round.
+        let end_of_head = (head >= self.tail).then(|| self.end_of(head)).flatten();
+        if let Some(end) = end_of_head.or_else(|| self.start(head.next())) {
+            self.end = end;
+        }
+        self.head = head;
+    }
+
+    /// Puts back the header of an entry both of whose slot's copies were damaged; the caller knows
+    /// from the chain of parents that it is the right one. Returns the state of the entry:
+    /// [`SlotState::Present`] if the body turns out to be there, intact, else
+    /// [`SlotState::Faulty`].
+    ///
+    /// # Errors
+    /// [`PutError::NotReserved`] when the op is not between tail and head, [`PutError::Present`] when
+    /// its header is readable, [`PutError::Place`] when the slots on both sides are damaged too (start
+    /// with another one) or a body of this size was never there.
+    ///
+    /// # Panics
+    /// When `header` is no prepare.
+    pub fn restore_header(&mut self, header: &Header) -> Result<SlotState, PutError> {
+        let op = op_of(header);
+        if op < self.tail || op > self.head {
+            return Err(PutError::NotReserved);
+        }
+        if self.slot(op).is_some() {
+            return Err(PutError::Present);
+        }
+        let start = self.place_of_lost(op, header.body_size());
+        let start = start.ok_or(PutError::Place)?;
+        let intact = header.covers(self.ring.get(start, header.body_size()));
+        let state = if intact {
+            Stored::Present
+        } else {
+            Stored::Faulty
+        };
+        self.write(Slot::new(header, start, state), op);
+        Ok(self.state(op))
+    }
+
+    /// Where the body of an entry whose slot is unreadable lies, from the entries beside it.
+    fn place_of_lost(&self, op: Op, size: usize) -> Option<u64> {
+        let occupied = Ring::occupied(size);
+        let behind = match op == self.head {
+            true => Some(self.end),
+            false => self.start(op.next()),
+        };
+        let before = (op > self.oldest).then(|| self.end_of(op.minus(1)));
+        let before = before.flatten();
+        // Bodies touch, except at the region's end, where the room in front of the next one is still
+        // this one's own.
+        let start = match (before, behind) {
+            (Some(before), _) => self.ring.place(before, size),
+            (None, Some(behind)) => behind.checked_sub(occupied)?,
+            (None, None) => return None,
+        };
+        let in_one_piece = self.ring.place(start, size) == start;
+        let fits = before.is_none_or(|before| before <= start)
+            && start >= self.start_bound(op)
+            && behind.is_none_or(|behind| start + occupied <= behind);
+        (in_one_piece && fits).then_some(start)
+    }
+
+    /// Looks at everything that is held for `op`: mends a damaged copy of the slot from the other one
+    /// and marks the entry faulty if its body is damaged. Returns the state after that.
+    pub fn scrub(&mut self, op: Op) -> SlotState {
+        if self.state(op) == SlotState::Empty {
+            return SlotState::Empty;
+        }
+        if let Some(slot) = self.slot(op).copied() {
+            self.write(slot, op);
+        }
+        if self.read(op) == Err(ReadError::Faulty) {
+            self.mark_faulty(op);
+        }
+        self.state(op)
+    }
+
+    fn write(&mut self, slot: Slot, op: Op) {
+        let index = self.slot_of(op);
+        for copy in &mut self.copies {
+            copy[index] = slot;
+        }
+    }
+}
+
+/// # Reading
+impl Journal {
+    /// The last op of the log. Before the first append: the genesis, or what it was reset to.
+    #[must_use]
+    pub const fn head(&self) -> Op {
+        self.head
+    }
+
+    /// The oldest op whose body is held or has room reserved; `head + 1` when there is none.
+    #[must_use]
+    pub const fn tail(&self) -> Op {
+        self.tail
+    }
+
+    /// The oldest op whose header is held; `head + 1` when there is none.
+    #[must_use]
+    pub const fn oldest(&self) -> Op {
+        self.oldest
+    }
+
+    /// The header of `op`, verified, if it is held and at least one of its copies is undamaged.
+    #[must_use]
+    pub fn header(&self, op: Op) -> Option<&Header> {
+        self.held(op).map(Slot::header)
+    }
+
+    /// What is known of the entry for `op`. Verifies the slot, not the body.
+    #[must_use]
+    pub fn state(&self, op: Op) -> SlotState {
+        if op < self.oldest || op > self.head {
+            return SlotState::Empty;
+        }
+        if op < self.tail {
+            return SlotState::Overwritten;
+        }
+        match self.slot(op).map(Slot::state) {
+            Some(Stored::Present) => SlotState::Present,
+            Some(Stored::Missing) => SlotState::Missing,
+            Some(Stored::Faulty) | None => SlotState::Faulty,
+        }
+    }
+
+    /// The entry of `op`: header, slot and body verified.
+    ///
+    /// # Errors
+    /// Says what is held instead.
+    pub fn read(&self, op: Op) -> Result<(&Header, &[u8]), ReadError> {
+        let (header, body) = self.read_unverified_body(op)?;
+        if !header.covers(body) {
+            return Err(ReadError::Faulty);
+        }
+        Ok((header, body))
+    }
+
+    /// The entry of `op` with a body that **may be damaged**: header and slot are verified, the body
+    /// is not. Only for the execution of a batch, where each request's own checksum is verified
+    /// right before it is applied (M2), so that the bytes are read once. Everybody else, above all
+    /// whoever sends the entry to a peer, uses [`Self::read`].
+    ///
+    /// # Errors
+    /// Says what is held instead.
+    pub fn read_unverified_body(&self, op: Op) -> Result<(&Header, &[u8]), ReadError> {
+        if op < self.oldest || op > self.head {
+            return Err(ReadError::Empty);
+        }
+        if op < self.tail {
+            return Err(ReadError::Overwritten);
+        }
+        let slot = self.slot(op).ok_or(ReadError::Faulty)?;
+        match slot.state() {
+            Stored::Present => {
+                let body = self.ring.get(slot.start(), slot.header().body_size());
+                Ok((slot.header(), body))
+            }
+            Stored::Missing => Err(ReadError::Missing),
+            Stored::Faulty => Err(ReadError::Faulty),
+        }
+    }
+
+    pub(crate) fn slot_of(&self, op: Op) -> usize {
+        op.slot_of(self.slots() as u64)
+    }
+
+    /// The slot of `op`, if the op is within the log's bounds and a copy is undamaged.
+    fn held(&self, op: Op) -> Option<&Slot> {
+        let within = op >= self.oldest && op <= self.head;
+        within.then(|| self.slot(op)).flatten()
+    }
+
+    /// An undamaged copy of the slot in which `op` lies or lay: verified, and bound to `op`.
+    pub(crate) fn slot(&self, op: Op) -> Option<&Slot> {
+        let index = self.slot_of(op);
+        self.copies
+            .iter()
+            .map(|copy| &copy[index])
+            .find(|slot| slot.holds(op))
+    }
+
+    /// Where the body of `op`, which must be within the log's bounds, begins.
+    fn start(&self, op: Op) -> Option<u64> {
+        let index = self.slot_of(op);
+        self.copies
+            .iter()
+            .find_map(|copy| copy[index].start_if_sealed())
+    }
+
+    /// Where the body of `op`, which must be within the log's bounds, ends.
+    fn end_of(&self, op: Op) -> Option<u64> {
+        let slot = self.slot(op)?;
+        Some(slot.start() + Ring::occupied(slot.header().body_size()))
+    }
+
+    /// Whether both copies of the slot of `op` are damaged, so that nobody knows what it held.
+    fn is_lost(&self, op: Op) -> bool {
+        let index = self.slot_of(op);
+        self.copies.iter().all(|copy| copy[index].is_damaged())
+    }
+
+    /// As [`Self::start`]; if that is damaged beyond reading, a position at or before it: the
+    /// closest older one that is known, so that protection errs towards protecting.
+    fn start_bound(&self, op: Op) -> u64 {
+        let mut older = op;
+        loop {
+            if let Some(start) = self.start(older) {
+                return start;
+            }
+            if older <= self.oldest {
+                return self.end.saturating_sub(self.ring.capacity());
+            }
+            older = older.minus(1);
+        }
+    }
+}
+
+fn op_of(header: &Header) -> Op {
+    header
+        .fields::<Prepare>()
+        .expect("the log holds prepares only")
+        .op
+}
+
+#[cfg(test)]
+mod tests;
