@@ -9,8 +9,8 @@ use alloc::{boxed::Box, vec};
 use vsr_types::{Header, Identity, Op, message::Prepare};
 
 use crate::SlotState;
-use crate::ring::Ring;
-use crate::slot::{Slot, Stored};
+use crate::ring::{LINE_SIZE, Position, Ring};
+use crate::slot::{LINES_MAX, Place, Slot, Stored, fresh_header, is_header_of};
 
 /// Why an entry cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,14 +43,17 @@ pub enum PutError {
 
 /// A bounded log of prepares. See the crate's documentation for the picture.
 pub struct Journal {
-    /// Every slot twice, in two arrays, so that no single fault near one reaches the other.
-    pub(crate) copies: [Box<[Slot]>; 2],
+    /// Every slot twice, in arrays of their own, so that no single fault near one reaches the other.
+    pub(crate) headers: [Box<[Header]>; 2],
+    pub(crate) places: [Box<[Place]>; 2],
     pub(crate) ring: Ring,
     head: Op,
     oldest: Op,
     tail: Op,
+    /// Where the body of the tail begins, or a position before it; meaningless when nothing is held.
+    tail_at: Position,
     /// The position in the ring behind the head's body.
-    end: u64,
+    end: Position,
 }
 
 impl core::fmt::Debug for Journal {
@@ -70,38 +73,45 @@ impl Journal {
     /// touches all of its memory, so that it is resident from now on.
     ///
     /// # Panics
-    /// When `slots` or `bytes` is zero: the configuration was validated.
+    /// When `slots` or `bytes` is zero, or `bytes` above 256 GiB: the configuration was validated.
     #[must_use]
     pub fn new(slots: usize, bytes: usize) -> Self {
         assert!(slots > 0, "a journal has at least one slot");
         assert!(bytes > 0, "a journal has room for bodies");
-        let copy = || vec![Slot::fresh(); slots].into_boxed_slice();
+        assert!(
+            bytes / LINE_SIZE < LINES_MAX,
+            "the lines of a journal are counted in 32 bits"
+        );
+        let headers = || vec![fresh_header(); slots].into_boxed_slice();
+        let places = || vec![Place::fresh(); slots].into_boxed_slice();
         Self {
-            copies: [copy(), copy()],
+            headers: [headers(), headers()],
+            places: [places(), places()],
             ring: Ring::new(bytes),
             head: Op::ZERO,
             oldest: Op::ZERO.next(),
             tail: Op::ZERO.next(),
-            end: 0,
+            tail_at: Position::FIRST,
+            end: Position::FIRST,
         }
     }
 
     /// How many bytes [`Self::new`] allocates.
     #[must_use]
     pub const fn memory(slots: usize, bytes: usize) -> usize {
-        2 * slots * size_of::<Slot>() + Ring::memory(bytes)
+        2 * slots * (size_of::<Header>() + size_of::<Place>()) + Ring::memory(bytes)
     }
 
     /// How many headers it holds at most.
     #[must_use]
     pub const fn slots(&self) -> usize {
-        self.copies[0].len()
+        self.places[0].len()
     }
 
     /// How many bytes of bodies it holds at most.
     #[must_use]
     pub const fn capacity_bytes(&self) -> usize {
-        self.ring.capacity() as usize
+        self.ring.capacity()
     }
 
     /// How many of them the entries from tail to head occupy: rounded up to lines, and with what was
@@ -111,7 +121,7 @@ impl Journal {
         if self.tail > self.head {
             return 0;
         }
-        (self.end - self.start_bound(self.tail)) as usize
+        self.ring.distance(self.tail_at, self.end)
     }
 
     /// Starts again, empty, with `head` as the op before the first: after a state was installed, or
@@ -123,7 +133,7 @@ impl Journal {
         self.head = head;
         self.oldest = head.next();
         self.tail = head.next();
-        self.end = 0;
+        self.end = Position::FIRST;
     }
 
     /// As [`Self::reset`], with `header` kept as the head's: the parent of the next entry is then
@@ -136,7 +146,7 @@ impl Journal {
         self.reset(head);
         self.oldest = head;
         // A place that no body will be looked up at: the tail is beyond it.
-        self.write(Slot::new(header, 0, Stored::Present), head);
+        self.write(header, Position::FIRST, Stored::Present);
     }
 }
 
@@ -147,8 +157,7 @@ impl Journal {
     /// (R8.1).
     #[must_use]
     pub fn room(&self, body_size: usize, protected_from: Op) -> bool {
-        let occupied = Ring::occupied(body_size);
-        if occupied > self.ring.capacity() {
+        if !self.ring.fits(body_size) {
             return false;
         }
         let op = self.head.next();
@@ -159,8 +168,11 @@ impl Journal {
             return false;
         }
         let first = protected_from.max(self.tail);
-        let end = self.ring.place(self.end, body_size) + occupied;
-        first > self.head || self.start_bound(first) + self.ring.capacity() >= end
+        let end = Ring::end_of(self.ring.place(self.end, body_size), body_size);
+        // Bodies lie in order: when the tail is spared, so is everything after it.
+        first > self.head
+            || Ring::is_intact(self.tail_at, end)
+            || Ring::is_intact(self.start_bound(first), end)
     }
 
     /// Appends an entry; its body is copied once. The body's checksum is the one in the header, which
@@ -176,7 +188,7 @@ impl Journal {
         );
         let start = self.reserve(header, protected_from);
         self.ring.put(start, body);
-        self.write(Slot::new(header, start, Stored::Present), self.head);
+        self.write(header, start, Stored::Present);
     }
 
     /// Appends a header and reserves room for its body, which is missing until [`Self::put_body`].
@@ -195,32 +207,35 @@ impl Journal {
     /// When `header` is not the prepare of `head + 1`, or there is no [`Self::room`].
     pub fn append_header(&mut self, header: &Header, protected_from: Op) -> SlotState {
         let op = self.head.next();
-        let before = self.slot(op).copied();
+        let before = self
+            .slot(op)
+            .map(|slot| (slot.header.identity(), slot.start, slot.state));
         let lost = self.is_lost(op);
         let start = self.reserve(header, protected_from);
         let state = match before {
-            Some(slot) if slot.header().identity() == header.identity() => match slot.state() {
+            Some((identity, was_at, state)) if identity == header.identity() => match state {
                 Stored::Missing => Stored::Missing,
-                Stored::Present if self.is_still_at(&slot, start) => Stored::Present,
+                Stored::Present if was_at == start && self.is_body_at(start, header) => {
+                    Stored::Present
+                }
                 Stored::Present | Stored::Faulty => Stored::Faulty,
             },
             // Both copies of what was here are damaged: it may have been this entry.
             None if lost => Stored::Faulty,
             _ => Stored::Missing,
         };
-        self.write(Slot::new(header, start, state), op);
+        self.write(header, start, state);
         self.state(op)
     }
 
-    /// Whether the body of `slot` survived a truncation at the place where it would be put again.
-    fn is_still_at(&self, slot: &Slot, start: u64) -> bool {
-        let header = slot.header();
-        slot.start() == start && header.covers(self.ring.get(start, header.body_size()))
+    /// Whether the body of `header` lies, undamaged, at `start`.
+    fn is_body_at(&self, start: Position, header: &Header) -> bool {
+        header.covers(self.ring.get(start, header.body_size()))
     }
 
     /// Moves the head to the op of `header`, and `oldest` and `tail` beyond what it overwrites.
     /// Returns where its body begins.
-    fn reserve(&mut self, header: &Header, protected_from: Op) -> u64 {
+    fn reserve(&mut self, header: &Header, protected_from: Op) -> Position {
         let op = op_of(header);
         assert!(op == self.head.next(), "the log has no gaps");
         assert!(
@@ -228,12 +243,20 @@ impl Journal {
             "an op that is not executed here is never overwritten (R8.1)"
         );
         let start = self.ring.place(self.end, header.body_size());
-        let end = start + Ring::occupied(header.body_size());
+        let end = Ring::end_of(start, header.body_size());
         self.oldest = self.oldest.max(op.next().minus(self.slots() as u64));
-        self.tail = self.tail.max(self.oldest);
-        while self.tail < op && self.start_bound(self.tail) + self.ring.capacity() < end {
-            self.tail = self.tail.next();
+        let mut tail = self.tail.max(self.oldest);
+        if tail != self.tail && tail < op {
+            self.tail_at = self.start_bound(tail);
         }
+        while tail < op && !Ring::is_intact(self.tail_at, end) {
+            tail = tail.next();
+            self.tail_at = self.start_bound(tail);
+        }
+        if tail == op {
+            self.tail_at = start;
+        }
+        self.tail = tail;
         self.head = op;
         self.end = end;
         start
@@ -248,19 +271,20 @@ impl Journal {
         if op < self.tail || op > self.head {
             return Err(PutError::NotReserved);
         }
-        let slot = *self.slot(op).ok_or(PutError::Identity)?;
-        if slot.header().identity() != *identity {
+        let slot = self.slot(op).ok_or(PutError::Identity)?;
+        if slot.header.identity() != *identity {
             return Err(PutError::Identity);
         }
-        if slot.state() == Stored::Present {
+        if slot.state == Stored::Present {
             return Err(PutError::Present);
         }
         // Repairs are rare: unlike on append, the second look at the bytes costs nothing that counts.
-        if !slot.header().covers(body) {
+        if !slot.header.covers(body) {
             return Err(PutError::Body);
         }
-        self.ring.put(slot.start(), body);
-        self.write(Slot::new(slot.header(), slot.start(), Stored::Present), op);
+        let (header, start) = (*slot.header, slot.start);
+        self.ring.put(start, body);
+        self.write(&header, start, Stored::Present);
         Ok(())
     }
 
@@ -275,8 +299,9 @@ impl Journal {
             "only what is held can be damaged"
         );
         // Without a readable slot the entry is faulty already.
-        if let Some(slot) = self.slot(op).copied() {
-            self.write(Slot::new(slot.header(), slot.start(), Stored::Faulty), op);
+        if let Some(slot) = self.slot(op) {
+            let (header, start) = (*slot.header, slot.start);
+            self.write(&header, start, Stored::Faulty);
         }
     }
 
@@ -304,14 +329,14 @@ impl Journal {
         self.head = head;
     }
 
-    /// Puts back the header of an entry both of whose slot's copies were damaged; the caller knows
-    /// from the chain of parents that it is the right one. Returns the state of the entry:
+    /// Puts back the header of an entry whose slot is damaged in both copies; the caller knows from
+    /// the chain of parents that it is the right one. Returns the state of the entry:
     /// [`SlotState::Present`] if the body turns out to be there, intact, else
     /// [`SlotState::Faulty`].
     ///
     /// # Errors
     /// [`PutError::NotReserved`] when the op is not between tail and head, [`PutError::Present`] when
-    /// its header is readable, [`PutError::Place`] when the slots on both sides are damaged too (start
+    /// its slot is readable, [`PutError::Place`] when the slots on both sides are damaged too (start
     /// with another one) or a body of this size was never there.
     ///
     /// # Panics
@@ -326,19 +351,16 @@ impl Journal {
         }
         let start = self.place_of_lost(op, header.body_size());
         let start = start.ok_or(PutError::Place)?;
-        let intact = header.covers(self.ring.get(start, header.body_size()));
-        let state = if intact {
-            Stored::Present
-        } else {
-            Stored::Faulty
+        let state = match self.is_body_at(start, header) {
+            true => Stored::Present,
+            false => Stored::Faulty,
         };
-        self.write(Slot::new(header, start, state), op);
+        self.write(header, start, state);
         Ok(self.state(op))
     }
 
     /// Where the body of an entry whose slot is unreadable lies, from the entries beside it.
-    fn place_of_lost(&self, op: Op, size: usize) -> Option<u64> {
-        let occupied = Ring::occupied(size);
+    fn place_of_lost(&self, op: Op, size: usize) -> Option<Position> {
         let behind = match op == self.head {
             true => Some(self.end),
             false => self.start(op.next()),
@@ -347,15 +369,15 @@ impl Journal {
         let before = before.flatten();
         // Bodies touch, except at the region's end, where the room in front of the next one is still
         // this one's own.
-        let start = match (before, behind) {
-            (Some(before), _) => self.ring.place(before, size),
-            (None, Some(behind)) => behind.checked_sub(occupied)?,
-            (None, None) => return None,
+        let start = match (self.start(op), before, behind) {
+            (Some(start), _, _) => start,
+            (None, Some(before), _) => self.ring.place(before, size),
+            (None, None, Some(behind)) => self.ring.start_of(behind, size)?,
+            (None, None, None) => return None,
         };
         let in_one_piece = self.ring.place(start, size) == start;
-        let fits = before.is_none_or(|before| before <= start)
-            && start >= self.start_bound(op)
-            && behind.is_none_or(|behind| start + occupied <= behind);
+        let fits = start >= self.start_bound(op)
+            && behind.is_none_or(|behind| Ring::end_of(start, size) <= behind);
         (in_one_piece && fits).then_some(start)
     }
 
@@ -365,8 +387,9 @@ impl Journal {
         if self.state(op) == SlotState::Empty {
             return SlotState::Empty;
         }
-        if let Some(slot) = self.slot(op).copied() {
-            self.write(slot, op);
+        if let Some(slot) = self.slot(op) {
+            let (header, start, state) = (*slot.header, slot.start, slot.state);
+            self.write(&header, start, state);
         }
         if self.read(op) == Err(ReadError::Faulty) {
             self.mark_faulty(op);
@@ -374,10 +397,14 @@ impl Journal {
         self.state(op)
     }
 
-    fn write(&mut self, slot: Slot, op: Op) {
-        let index = self.slot_of(op);
-        for copy in &mut self.copies {
-            copy[index] = slot;
+    /// Writes both copies of the slot of `header`'s op.
+    fn write(&mut self, header: &Header, start: Position, state: Stored) {
+        let op = op_of(header);
+        let slot = self.slot_of(op);
+        let place = Place::new(op, start, state);
+        for copy in 0..2 {
+            self.headers[copy][slot] = *header;
+            self.places[copy][slot] = place;
         }
     }
 }
@@ -405,7 +432,10 @@ impl Journal {
     /// The header of `op`, verified, if it is held and at least one of its copies is undamaged.
     #[must_use]
     pub fn header(&self, op: Op) -> Option<&Header> {
-        self.held(op).map(Slot::header)
+        let within = op >= self.oldest && op <= self.head;
+        within
+            .then(|| self.header_in(self.slot_of(op), op))
+            .flatten()
     }
 
     /// What is known of the entry for `op`. Verifies the slot, not the body.
@@ -417,7 +447,7 @@ impl Journal {
         if op < self.tail {
             return SlotState::Overwritten;
         }
-        match self.slot(op).map(Slot::state) {
+        match self.slot(op).map(|slot| slot.state) {
             Some(Stored::Present) => SlotState::Present,
             Some(Stored::Missing) => SlotState::Missing,
             Some(Stored::Faulty) | None => SlotState::Faulty,
@@ -451,10 +481,10 @@ impl Journal {
             return Err(ReadError::Overwritten);
         }
         let slot = self.slot(op).ok_or(ReadError::Faulty)?;
-        match slot.state() {
+        match slot.state {
             Stored::Present => {
-                let body = self.ring.get(slot.start(), slot.header().body_size());
-                Ok((slot.header(), body))
+                let body = self.ring.get(slot.start, slot.header.body_size());
+                Ok((slot.header, body))
             }
             Stored::Missing => Err(ReadError::Missing),
             Stored::Faulty => Err(ReadError::Faulty),
@@ -465,51 +495,66 @@ impl Journal {
         op.slot_of(self.slots() as u64)
     }
 
-    /// The slot of `op`, if the op is within the log's bounds and a copy is undamaged.
-    fn held(&self, op: Op) -> Option<&Slot> {
-        let within = op >= self.oldest && op <= self.head;
-        within.then(|| self.slot(op)).flatten()
+    /// The slot in which `op` lies or lay: header and place each from an undamaged copy, bound to
+    /// `op`.
+    pub(crate) fn slot(&self, op: Op) -> Option<Slot<'_>> {
+        let slot = self.slot_of(op);
+        let (start, state) = self.place_in(slot, op)?;
+        let header = self.header_in(slot, op)?;
+        Some(Slot {
+            header,
+            start,
+            state,
+        })
     }
 
-    /// An undamaged copy of the slot in which `op` lies or lay: verified, and bound to `op`.
-    pub(crate) fn slot(&self, op: Op) -> Option<&Slot> {
-        let index = self.slot_of(op);
-        self.copies
-            .iter()
-            .map(|copy| &copy[index])
-            .find(|slot| slot.holds(op))
+    fn header_in(&self, slot: usize, op: Op) -> Option<&Header> {
+        let mut copies = self.headers.iter().map(|copy| &copy[slot]);
+        copies.find(|header| is_header_of(header, op))
     }
 
-    /// Where the body of `op`, which must be within the log's bounds, begins.
-    fn start(&self, op: Op) -> Option<u64> {
-        let index = self.slot_of(op);
-        self.copies
-            .iter()
-            .find_map(|copy| copy[index].start_if_sealed())
+    fn place_in(&self, slot: usize, op: Op) -> Option<(Position, Stored)> {
+        self.places.iter().find_map(|copy| copy[slot].open(op))
+    }
+
+    /// Where the body of `op` begins.
+    fn start(&self, op: Op) -> Option<Position> {
+        self.place_in(self.slot_of(op), op).map(|(start, _)| start)
     }
 
     /// Where the body of `op`, which must be within the log's bounds, ends.
-    fn end_of(&self, op: Op) -> Option<u64> {
+    fn end_of(&self, op: Op) -> Option<Position> {
         let slot = self.slot(op)?;
-        Some(slot.start() + Ring::occupied(slot.header().body_size()))
+        Some(Ring::end_of(slot.start, slot.header.body_size()))
     }
 
-    /// Whether both copies of the slot of `op` are damaged, so that nobody knows what it held.
+    /// Whether the slot of `op` held something that cannot be told any more.
     fn is_lost(&self, op: Op) -> bool {
-        let index = self.slot_of(op);
-        self.copies.iter().all(|copy| copy[index].is_damaged())
+        let slot = self.slot_of(op);
+        let never_used = self.places.iter().all(|copy| copy[slot].is_fresh());
+        let tells = self.headers.iter().any(|copy| {
+            let header = &copy[slot];
+            header
+                .fields::<Prepare>()
+                .is_some_and(|prepare| is_header_of(header, prepare.op))
+        });
+        // A header that tells of another entry is enough: it was written last. For this entry the
+        // place must tell as well.
+        !never_used
+            && (!tells
+                || (self.header_in(self.slot_of(op), op).is_some() && self.start(op).is_none()))
     }
 
     /// As [`Self::start`]; if that is damaged beyond reading, a position at or before it: the
     /// closest older one that is known, so that protection errs towards protecting.
-    fn start_bound(&self, op: Op) -> u64 {
+    fn start_bound(&self, op: Op) -> Position {
         let mut older = op;
         loop {
             if let Some(start) = self.start(older) {
                 return start;
             }
             if older <= self.oldest {
-                return self.end.saturating_sub(self.ring.capacity());
+                return Ring::oldest_intact(self.end);
             }
             older = older.minus(1);
         }

@@ -22,18 +22,17 @@
 //! spend the whole of it on each; the ring of bytes reaches back 20 to 100 times further with the
 //! same memory and is written in sequence. `docs/decisions/0001-journal-byte-ring.md` says more.
 //!
-//! **What always fits.** Each body counts rounded up to [`LINE_SIZE`], an empty one as a
-//! line. Let M be the largest body. The
-//! newest entries, as many as there are with a sum of at most `capacity_bytes() - M`, and not more
-//! than `slots()`, are always held: at most one gap of less than M bytes lies among them.
+//! **What always fits.** Each body counts rounded up to [`LINE_SIZE`], an empty one as a line. Let M
+//! be the largest body. The newest entries, as many as there are with a sum of at most
+//! `capacity_bytes() - M`, and not more than `slots()`, are always held: at most one gap, smaller
+//! than M, lies among them.
 //!
 //! **Architecture invariants.**
 //! - Nothing is allocated after [`Journal::new`], which touches every page: what is resident is
 //!   what was planned.
-//! - Whatever is read is verified first: the header by its own checksum, the slot's state and place
-//!   by a seal of the journal's, the body by the checksum in the header, and the slot must hold the
-//!   op that was asked for, not one a lap away. The exception has a long name:
-//!   [`Journal::read_unverified_body`].
+//! - Whatever is read is verified first: the header by its own checksum, what the journal notes beside
+//!   it by a seal, the body by the checksum in the header; and the slot must hold the op that was
+//!   asked for, not one a lap away. The exception has a long name: [`Journal::read_unverified_body`].
 //! - Every slot exists twice. One damaged copy costs nothing; two make the entry
 //!   [`SlotState::Faulty`], and a faulty entry never claims that it was never received.
 //! - An op at or above `protected_from` is never overwritten; asking for it panics (R8.1).

@@ -1,12 +1,15 @@
-//! One slot: a header, where its body lies, and what is known of that body.
+//! One slot: a header, and beside it the *place*: where its body lies and what is known of it.
 //!
-//! The header brings its own checksum. State and place are ours, and are as dangerous: a state that
-//! flips from faulty to missing is a false "I never had it", and a place that flips shows another
-//! op's bytes, every request of which is intact. So a seal covers both, bound to the header.
+//! The header brings its own checksum. The place is ours, and as dangerous: a state that flips from
+//! faulty to missing is a false "I never had it", and a start that flips shows another op's bytes,
+//! every request of which is intact. So a seal covers it, bound to the op. Places are kept apart from
+//! headers, four to a cache line: finding out what an append overwrites looks at nothing else.
 
 use bytemuck::{Pod, Zeroable};
 use static_assertions::const_assert_eq;
-use vsr_types::{Checksum, HEADER_SIZE, Hasher, Header, Op, message::Prepare};
+use vsr_types::{Checksum, Header, Op, checksum, message::Prepare};
+
+use crate::ring::Position;
 
 /// What the journal knows of the entry for one op.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,8 +21,8 @@ pub enum SlotState {
     /// The header is held and room is reserved; the body was never received. The only state that
     /// proves that this log never held the entry.
     Missing,
-    /// The entry was held and is damaged: the body, or both copies of the slot, in which case there
-    /// is no header either.
+    /// The entry was held and is damaged: the body, or both copies of header or place. In the latter
+    /// case there may be no header to show either.
     Faulty,
     /// The entry was held; its body made room for newer ones, the header is still there.
     Overwritten,
@@ -27,11 +30,11 @@ pub enum SlotState {
 
 /// States as they are stored: far apart, so that one flipped bit never turns one into another even
 /// before the seal is looked at.
-const PRESENT: u32 = 0x5052_4553;
-const MISSING: u32 = 0x4D49_5353;
-const FAULTY: u32 = 0x4641_554C;
+const PRESENT: u16 = 0x5052;
+const MISSING: u16 = 0x4D49;
+const FAULTY: u16 = 0x4641;
 
-/// What a slot says of its body.
+/// What a place says of its body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stored {
     Present,
@@ -40,7 +43,7 @@ pub(crate) enum Stored {
 }
 
 impl Stored {
-    const fn raw(self) -> u32 {
+    const fn raw(self) -> u16 {
         match self {
             Self::Present => PRESENT,
             Self::Missing => MISSING,
@@ -48,7 +51,7 @@ impl Stored {
         }
     }
 
-    const fn from_raw(raw: u32) -> Option<Self> {
+    const fn from_raw(raw: u16) -> Option<Self> {
         match raw {
             PRESENT => Some(Self::Present),
             MISSING => Some(Self::Missing),
@@ -58,86 +61,79 @@ impl Stored {
     }
 }
 
-#[derive(Clone, Copy, Pod, Zeroable)]
+/// A place as it is stored.
+#[derive(Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
-pub(crate) struct Slot {
-    header: Header,
-    start: u64,
-    state: u32,
+pub(crate) struct Place {
+    /// The state in the lowest 16 bits, the lap above: the smallest ring at the highest rate needs
+    /// a century to fill 48 bits.
+    lap_and_state: u64,
+    line: u32,
     seal: Checksum,
 }
 
-const_assert_eq!(size_of::<Slot>(), HEADER_SIZE + 16);
+/// Lines are counted in 32 bits: the largest ring holds 256 GiB.
+pub(crate) const LINES_MAX: usize = u32::MAX as usize;
 
-/// The part of the header that its own checksum does not cover, that checksum included.
-const UNCOVERED: usize = 12;
+const_assert_eq!(size_of::<Place>(), 16);
 
-impl Slot {
-    /// A slot that was never used: it fails every check.
+/// A fresh header or place is filled with this. Not zero, for the reason that the ring's bytes are
+/// not; it fails every check.
+const FRESH: u8 = 0xA5;
+
+impl Place {
+    /// A place that was never used.
     pub(crate) fn fresh() -> Self {
-        // Not zero, for the reason that the ring's bytes are not.
-        bytemuck::cast([0xA5_u8; size_of::<Self>()])
+        bytemuck::cast([FRESH; size_of::<Self>()])
     }
 
-    pub(crate) fn new(header: &Header, start: u64, state: Stored) -> Self {
-        let mut slot = Self {
-            header: *header,
-            start,
-            state: state.raw(),
+    pub(crate) fn new(op: Op, start: Position, state: Stored) -> Self {
+        let mut place = Self {
+            lap_and_state: start.lap << 16 | u64::from(state.raw()),
+            line: start.line as u32,
             seal: Checksum::default(),
         };
-        slot.seal = slot.computed_seal();
-        slot
+        place.seal = place.computed_seal(op);
+        place
     }
 
-    fn computed_seal(&self) -> Checksum {
-        let bytes = bytemuck::bytes_of(self);
-        Hasher::new()
-            .update(&bytes[..UNCOVERED])
-            .update(&bytes[HEADER_SIZE..HEADER_SIZE + UNCOVERED])
-            .finish()
+    fn computed_seal(&self, op: Op) -> Checksum {
+        let words = [op.raw(), self.lap_and_state, u64::from(self.line)];
+        checksum(bytemuck::bytes_of(&words))
     }
 
-    /// Whether place and state are what was written with this header's checksum.
-    fn is_sealed(&self) -> bool {
-        self.seal == self.computed_seal() && Stored::from_raw(self.state).is_some()
+    /// Where the body of `op` begins and what is known of it, if this says so undamaged.
+    pub(crate) fn open(&self, op: Op) -> Option<(Position, Stored)> {
+        let state = Stored::from_raw(self.lap_and_state as u16)?;
+        let start = Position {
+            lap: self.lap_and_state >> 16,
+            line: u64::from(self.line),
+        };
+        (self.seal == self.computed_seal(op)).then_some((start, state))
     }
 
-    /// Whether this is, undamaged, the slot of `op`.
-    pub(crate) fn holds(&self, op: Op) -> bool {
-        self.is_sealed()
-            && self.header.is_intact()
-            && self.header.fields::<Prepare>().is_some_and(|p| p.op == op)
+    pub(crate) fn is_fresh(&self) -> bool {
+        *self == Self::fresh()
     }
+}
 
-    /// Whether this held something once and cannot be read any more.
-    pub(crate) fn is_damaged(&self) -> bool {
-        let intact = self.is_sealed() && self.header.is_intact();
-        !intact && bytemuck::bytes_of(self) != bytemuck::bytes_of(&Self::fresh())
-    }
+/// A header that was never used.
+pub(crate) fn fresh_header() -> Header {
+    bytemuck::cast([FRESH; size_of::<Header>()])
+}
 
-    /// Where the body begins, if that can be trusted. Cheaper than [`Self::holds`]; the caller knows
-    /// that the slot was last written for the op it means.
-    pub(crate) fn start_if_sealed(&self) -> Option<u64> {
-        self.is_sealed().then_some(self.start)
-    }
+/// Whether `header` is, undamaged, the one of `op`. The route is outside the header's own checksum
+/// and has one of its own.
+pub(crate) fn is_header_of(header: &Header, op: Op) -> bool {
+    header.is_intact()
+        && header.route().is_some()
+        && header.fields::<Prepare>().is_some_and(|p| p.op == op)
+}
 
-    pub(crate) const fn header(&self) -> &Header {
-        &self.header
-    }
-
-    pub(crate) const fn start(&self) -> u64 {
-        self.start
-    }
-
-    /// What is known of the body. Only after [`Self::holds`]; anything else is faulty.
-    pub(crate) fn state(&self) -> Stored {
-        Stored::from_raw(self.state).unwrap_or(Stored::Faulty)
-    }
-
-    /// Flips one bit, for tests.
-    #[cfg(any(test, feature = "inject"))]
-    pub(crate) fn flip(&mut self, bit: usize) {
-        bytemuck::bytes_of_mut(self)[bit / 8] ^= 1 << (bit % 8);
-    }
+/// A slot whose header and place were both verified.
+#[derive(Clone, Copy)]
+pub(crate) struct Slot<'a> {
+    pub(crate) header: &'a Header,
+    pub(crate) start: Position,
+    pub(crate) state: Stored,
 }

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use bytemuck::Zeroable;
-use vsr_types::{Checksum, HEADER_SIZE, View};
+use vsr_types::{HEADER_SIZE, View};
 
 use super::*;
 use crate::{LINE_SIZE, SLOT_BITS};
@@ -116,11 +116,18 @@ fn after_a_wrap_of_the_bytes_an_op_keeps_its_header_and_shows_no_bytes() {
 
 #[test]
 fn a_slot_that_holds_another_op_is_faulty_never_that_op() {
-    // Not by a wrap (the bounds exclude that) but by a misdirected write.
+    // Not by a wrap (the bounds exclude that) but by a misdirected write: of the slot, or only of
+    // the place.
+    let mut displaced = filled(8, 1 << 12, 4, 10);
+    for copy in 0..2 {
+        displaced.places[copy][3] = displaced.places[copy][2];
+    }
+    let unverified = displaced.read_unverified_body(Op::new(3));
+    assert_eq!(unverified, Err(ReadError::Faulty));
     let mut journal = filled(8, 1 << 12, 4, 10);
-    let other = *journal.slot(Op::new(2)).expect("held");
-    for copy in &mut journal.copies {
-        copy[3] = other;
+    for copy in 0..2 {
+        journal.headers[copy][3] = journal.headers[copy][2];
+        journal.places[copy][3] = journal.places[copy][2];
     }
     assert_eq!(journal.header(Op::new(3)), None);
     assert_eq!(journal.state(Op::new(3)), SlotState::Faulty);
@@ -392,11 +399,13 @@ fn entry_size(journal: &Journal, op: u64) -> usize {
 }
 
 #[test]
-fn checksum_default_is_not_a_seal() {
-    assert!(!Slot::zeroed().holds(Op::ZERO));
-    assert!(!Slot::fresh().holds(Op::ZERO));
-    assert!(!Slot::fresh().is_damaged(), "never used is not damaged");
-    assert_ne!(Checksum::default(), entry(1, 0, 0).0.checksum());
+fn what_was_never_written_is_no_slot() {
+    for op in [Op::ZERO, Op::new(5)] {
+        assert!(!is_header_of(&Header::zeroed(), op));
+        assert!(!is_header_of(&fresh_header(), op));
+        assert_eq!(Place::zeroed().open(op), None);
+        assert_eq!(Place::fresh().open(op), None);
+    }
 }
 
 const _: () = assert!(SLOT_BITS == (HEADER_SIZE + 16) * 8);

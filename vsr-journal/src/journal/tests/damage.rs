@@ -9,44 +9,49 @@ fn a_flipped_bit_in_one_copy_of_a_slot_costs_nothing() {
     for copy in 0..2 {
         for bit in 0..SLOT_BITS {
             journal.flip_bit_in_header(Op::new(3), copy, bit);
-            assert!(
-                !journal.copies[copy][3].holds(Op::new(3)),
-                "copy {copy} bit {bit} is not seen"
-            );
+            assert!(!is_whole(&journal, 3, copy), "copy {copy} bit {bit}");
             assert_eq!(journal.read(Op::new(3)), Ok((&header, &body[..])));
             assert_eq!(journal.scrub(Op::new(3)), SlotState::Present);
-            assert!(
-                journal.copies[copy][3].holds(Op::new(3)),
-                "mended from the other"
-            );
+            assert!(is_whole(&journal, 3, copy), "mended from the other");
         }
     }
+}
+
+fn is_whole(journal: &Journal, op: usize, copy: usize) -> bool {
+    let wanted = Op::new(op as u64);
+    is_header_of(&journal.headers[copy][op], wanted)
+        && journal.places[copy][op].open(wanted).is_some()
 }
 
 #[test]
 fn a_flipped_bit_in_both_copies_is_found_on_every_way_to_read() {
     let clean = filled(8, 1 << 12, 4, 100);
     let (header, body) = entry(3, 0, 100);
-    for bit in 0..SLOT_BITS {
+    // Two bits of the header, or two of the place.
+    let header_bits = (0..HEADER_SIZE * 8).map(|bit| (bit, (bit * 5 + 3) % (HEADER_SIZE * 8)));
+    let place_bits = (HEADER_SIZE * 8..SLOT_BITS).map(|bit| (bit, SLOT_BITS - 1 - bit % 128));
+    for (bit, other_bit) in header_bits.chain(place_bits) {
         let mut journal = filled(8, 1 << 12, 4, 100);
         journal.flip_bit_in_header(Op::new(3), 0, bit);
-        journal.flip_bit_in_header(Op::new(3), 1, (bit * 5 + 3) % SLOT_BITS);
-        assert_eq!(journal.header(Op::new(3)), None, "bit {bit}");
+        journal.flip_bit_in_header(Op::new(3), 1, other_bit);
+        let is_known = bit >= HEADER_SIZE * 8;
+        assert_eq!(
+            journal.header(Op::new(3)),
+            is_known.then_some(&header),
+            "bit {bit}"
+        );
         assert_eq!(journal.state(Op::new(3)), SlotState::Faulty);
         assert_eq!(journal.read(Op::new(3)), Err(ReadError::Faulty));
-        assert_eq!(
-            journal.read_unverified_body(Op::new(3)),
-            Err(ReadError::Faulty)
-        );
+        let unverified = journal.read_unverified_body(Op::new(3));
+        assert_eq!(unverified, Err(ReadError::Faulty));
         for other in [1, 2, 4] {
             assert_eq!(journal.read(Op::new(other)), clean.read(Op::new(other)));
         }
         let refused = journal.put_body(Op::new(3), &header.identity(), &body);
-        assert_eq!(
-            refused,
-            Err(PutError::Identity),
-            "an unknown entry takes no body"
-        );
+        assert_eq!(refused, Err(PutError::Identity), "not without its slot");
+        let restored = journal.restore_header(&header);
+        assert_eq!(restored, Ok(SlotState::Present));
+        assert_eq!(journal.read(Op::new(3)), Ok((&header, &body[..])));
     }
 }
 
@@ -122,6 +127,13 @@ fn a_lost_slot_takes_no_header_that_does_not_fit() {
     assert_eq!(restore(&mut lost(&[2, 3]), 3, 3000), Err(PutError::Place));
     assert_eq!(restore(&mut lost(&[2, 3, 4]), 3, 100), Err(PutError::Place));
 
+    // It would reach into the place of op 2, whose header is lost but whose place is known.
+    let mut journal = lost(&[3]);
+    journal.flip_bit_in_header(Op::new(2), 0, 300);
+    journal.flip_bit_in_header(Op::new(2), 1, 301);
+    assert_eq!(restore(&mut journal, 3, 300), Err(PutError::Place));
+    assert_eq!(restore(&mut journal, 3, 100), Ok(SlotState::Present));
+
     // From either end of a row of lost ones, all come back.
     for order in [[2, 3, 4], [4, 3, 2]] {
         let mut journal = lost(&[2, 3, 4]);
@@ -145,6 +157,19 @@ fn lost_slots_err_towards_protecting() {
     for op in 3..=5 {
         assert!(journal.read(Op::new(op)).is_ok());
     }
+}
+
+#[test]
+fn with_every_slot_lost_nothing_that_may_be_protected_is_overwritten() {
+    let mut journal = filled(16, 4 * LINE_SIZE, 6, LINE_SIZE);
+    assert!(journal.room(1, Op::new(4)));
+    for op in 1..=6 {
+        lose(&mut journal, op);
+    }
+    assert!(!journal.room(1, Op::new(4)));
+    assert!(journal.room(1, Op::new(7)), "nothing is protected any more");
+    append(&mut journal, 7, 0, 1);
+    assert!(journal.read(Op::new(7)).is_ok());
 }
 
 #[test]
