@@ -1,2 +1,279 @@
-//! The server binary.
-fn main() {}
+//! The server binary: `vsr-node start | dev | demo | config | version`.
+//!
+//! Exit codes: 0 fine, 1 failed, 2 usage or configuration, 3 refused, 4 divergence.
+#![forbid(unsafe_code)]
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tokio::io::AsyncReadExt;
+use tokio::signal::unix::{SignalKind, signal};
+use vsr_net::init::InitError;
+use vsr_node::config::{self, Flags};
+use vsr_node::inspect::VERSION;
+use vsr_node::local::LocalError;
+use vsr_node::node::{Node, NodeError};
+use vsr_node::{Config, banner, demo, dev, logging};
+use vsr_types::limits;
+
+/// A replica of a vsr cluster: replicated, in memory, spoken to by Redis clients.
+#[derive(Debug, Parser)]
+#[command(
+    name = "vsr-node",
+    version,
+    max_term_width = 100,
+    after_help = "Exit codes: 0 fine, 1 failed, 2 usage or configuration, 3 refused, 4 divergence.\n\
+                  Try: vsr-node demo"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run one replica until SIGTERM
+    ///
+    /// It starts blank: it holds nothing and serves nothing until `vsr-cli init` forms a cluster of all
+    /// replicas of the list. Flags override VSR_<FLAG> environment variables (VSR_TICK=20ms), which
+    /// override the file of --config.
+    Start(Box<Start>),
+    /// Keep a throw-away cluster up until Ctrl-C
+    Dev {
+        /// How many replicas, 1 to 7.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=limits::REPLICAS_MAX as i64))]
+        replicas: u8,
+        /// The Redis port of the first replica; the others follow.
+        #[arg(long, default_value_t = 6379, value_parser = clap::value_parser!(u16).range(1024..=60_000))]
+        base_port: u16,
+    },
+    /// Three replicas, load, and a look whether every promise was kept; ends by itself
+    Demo {
+        /// How long the load lasts.
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=3600))]
+        seconds: u64,
+    },
+    /// Check or print configuration files
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Say which version this is
+    Version {
+        /// Also protocol, limits and build.
+        #[arg(long)]
+        verbose: bool,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Start {
+    #[command(flatten)]
+    flags: Flags,
+    /// Shut down when standard input ends: how children notice that their parent is gone.
+    #[arg(long, hide = true)]
+    until_stdin_closes: bool,
+    /// No banner.
+    #[arg(long, hide = true)]
+    quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Check a TOML file
+    Check {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Print a commented TOML file with all defaults
+    PrintDefault,
+}
+
+/// Something failed.
+const FAILED: u8 = 1;
+/// The user asked for something impossible.
+const USAGE: u8 = 2;
+/// A replica refused.
+const REFUSED: u8 = 3;
+/// The state differs from that of a majority.
+const DIVERGENCE: u8 = 4;
+
+fn main() -> ExitCode {
+    let code = match Cli::parse().command {
+        Command::Start(arguments) => start(&arguments),
+        Command::Dev {
+            replicas,
+            base_port,
+        } => run(async move {
+            let result = dev::run(program()?, replicas, base_port, asked_to_stop(false)).await;
+            result.map_or_else(|error| Ok(local_code(&error)), |()| Ok(0))
+        }),
+        Command::Demo { seconds } => run(async move {
+            match demo::run(program()?, seconds).await {
+                Ok(good) => Ok(if good { 0 } else { FAILED }),
+                Err(error) => Ok(fail(FAILED, &error)),
+            }
+        }),
+        Command::Config(ConfigCommand::Check { file }) => check(&file),
+        Command::Config(ConfigCommand::PrintDefault) => {
+            say(config::print_default().trim_end());
+            0
+        }
+        Command::Version { verbose } => version(verbose),
+    };
+    ExitCode::from(code)
+}
+
+fn say(text: &str) {
+    // A closed pipe is the reader's wish to see no more.
+    let _ignored = writeln!(io::stdout(), "{text}");
+}
+
+fn fail(code: u8, error: &dyn std::fmt::Display) -> u8 {
+    let _ignored = writeln!(io::stderr(), "error: {error}");
+    code
+}
+
+fn local_code(error: &LocalError) -> u8 {
+    let refused = matches!(error, LocalError::Init(init) if InitError::is_refusal(init));
+    fail(if refused { REFUSED } else { FAILED }, error)
+}
+
+fn program() -> io::Result<PathBuf> {
+    std::env::current_exe()
+}
+
+/// Runs `work` on a runtime of this one thread.
+fn run(work: impl Future<Output = io::Result<u8>>) -> u8 {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(FAILED, &error),
+    };
+    let code = runtime
+        .block_on(work)
+        .unwrap_or_else(|error| fail(FAILED, &error));
+    // Reading standard input keeps a thread that nothing can wake.
+    runtime.shutdown_background();
+    code
+}
+
+fn start(arguments: &Start) -> u8 {
+    let config = match Config::load(&arguments.flags, &|name| std::env::var_os(name)) {
+        Ok(config) => config,
+        Err(error) => return fail(USAGE, &error),
+    };
+    logging::start(&config);
+    let quiet = arguments.quiet;
+    let until_stdin_closes = arguments.until_stdin_closes;
+    run(async move {
+        let announced = config.clone();
+        let node = Node::builder(config)
+            .with_shutdown(asked_to_stop(until_stdin_closes))
+            .on_start(move |started| {
+                if !quiet {
+                    say(&banner::text(
+                        &announced,
+                        &started.addresses,
+                        &started.memory,
+                    ));
+                }
+            });
+        Ok(match node.serve_key_values().await {
+            Ok(()) => 0,
+            Err(error @ NodeError::Divergence(_)) => fail(DIVERGENCE, &error),
+            Err(error) => fail(FAILED, &error),
+        })
+    })
+}
+
+/// Resolves when a signal, or the end of standard input, asks for an orderly end. A second signal
+/// ends the process at once.
+async fn asked_to_stop(or_stdin: bool) {
+    let signals = signal(SignalKind::terminate()).and_then(|terminate| {
+        let interrupt = signal(SignalKind::interrupt())?;
+        Ok((terminate, interrupt))
+    });
+    let (mut terminate, mut interrupt) = match signals {
+        Ok(signals) => signals,
+        Err(error) => {
+            tracing::warn!(%error, "signals cannot be handled: they will end this process at once");
+            return std::future::pending().await;
+        }
+    };
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: shutting down; once more to end at once"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: shutting down; once more to end at once"),
+        () = stdin_closed(), if or_stdin => tracing::info!("standard input ended: shutting down"),
+    }
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::warn!("ended at once, as asked");
+        std::process::exit(FAILED.into());
+    });
+}
+
+async fn stdin_closed() {
+    let mut buffer = [0; 256];
+    let mut stdin = tokio::io::stdin();
+    while stdin.read(&mut buffer).await.is_ok_and(|count| count > 0) {}
+}
+
+fn check(file: &std::path::Path) -> u8 {
+    let (config, missing) = match Config::check_file(file) {
+        Ok(checked) => checked,
+        Err(error) => return fail(USAGE, &error),
+    };
+    say(&format!("{} is fine.", file.display()));
+    if !missing.is_empty() {
+        say(&format!(
+            "It leaves to flags or environment: {}.",
+            missing.join(", ")
+        ));
+    }
+    if !missing.contains(&"peers") {
+        let replicas = config.consensus.replicas;
+        say(&format!(
+            "A cluster of {replicas} {}.",
+            banner::survives(&config)
+        ));
+    }
+    0
+}
+
+fn version(verbose: bool) -> u8 {
+    say(&format!("vsr-node {VERSION}"));
+    if verbose {
+        let kibibytes = |bytes: usize| config::show_size(bytes);
+        let build = if cfg!(debug_assertions) {
+            "debug"
+        } else {
+            "release"
+        };
+        say(&format!(
+            "protocol        {} (understands from {})",
+            limits::PROTOCOL,
+            limits::PROTOCOL_MIN
+        ));
+        say(&format!("replicas        1 to {}", limits::REPLICAS_MAX));
+        say(&format!(
+            "frame           at most {}",
+            kibibytes(limits::FRAME_SIZE_MAX)
+        ));
+        say(&format!(
+            "operation       at most {} bytes",
+            limits::OPERATION_SIZE_MAX
+        ));
+        say(&format!(
+            "build           {build}, {} {}",
+            std::env::consts::ARCH,
+            std::env::consts::OS
+        ));
+    }
+    0
+}

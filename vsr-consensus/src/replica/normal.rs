@@ -198,10 +198,8 @@ impl<S: StateMachine> Replica<S> {
             applied: self.applied,
             sequence: self.sequence,
         };
-        if self.send(out, self.primary(), ok, &[]) == Sent::Dropped {
-            // The heartbeat asks again.
-            self.counters.count(Event::OutboxDropped);
-        }
+        // If it is lost, the next heartbeat makes us repeat it.
+        let _: Sent = self.send(out, self.primary(), ok, &[]);
     }
 
     pub(super) fn on_prepare_ok(&mut self, frame: &Frame<'_>, out: &mut impl Outbox) -> Handled {

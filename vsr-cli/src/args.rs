@@ -1,0 +1,338 @@
+//! The command line, as types. Everything that can be checked without a cluster is checked here.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::output::Format;
+use crate::units;
+
+/// The RESP address that is used when none is named.
+pub(crate) const RESP_DEFAULT: &str = "127.0.0.1:6379";
+
+/// Inspect, operate and benchmark a vsr cluster.
+#[derive(Debug, Parser)]
+#[command(
+    name = "vsr-cli",
+    version,
+    max_term_width = 100,
+    after_help = "Exit codes: 0 fine, 1 failed, 2 usage, 3 refused, 4 divergence.\n\
+                  Examples:\n  \
+                  vsr-cli init                         form a cluster from blank replicas\n  \
+                  vsr-cli status --watch               all replicas, refreshed every second\n  \
+                  vsr-cli call SET greeting hello      one Redis command\n  \
+                  vsr-cli bench --clients 50 --pipeline 16 --duration 10s"
+)]
+pub(crate) struct Cli {
+    /// For all commands.
+    #[command(flatten)]
+    pub(crate) global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of all commands.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Global {
+    /// The native ports of the replicas, in the order of the cluster's --peers list
+    #[arg(
+        long,
+        global = true,
+        env = "VSR_ENDPOINTS",
+        value_name = "HOST:PORT,..",
+        value_delimiter = ',',
+        default_values = ["127.0.0.1:7000", "127.0.0.1:7001", "127.0.0.1:7002"],
+        value_parser = units::endpoint
+    )]
+    pub(crate) endpoints: Vec<String>,
+
+    /// The cluster's name; a replica of another cluster is refused then
+    #[arg(long, global = true, env = "VSR_CLUSTER", value_name = "NAME")]
+    pub(crate) cluster: Option<String>,
+
+    /// How to print results
+    #[arg(short, long, global = true, value_enum, default_value = "table")]
+    pub(crate) output: Format,
+
+    /// How long to wait for an answer
+    #[arg(long, global = true, value_name = "DUR", default_value = "5s",
+          value_parser = units::duration)]
+    pub(crate) timeout: Duration,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Form a new cluster from blank replicas
+    ///
+    /// Succeeds only when every listed replica is up and blank; otherwise nothing is changed and the
+    /// exit code is 3.
+    Init,
+    /// One table of all replicas, with lag and digest
+    Status(StatusArgs),
+    /// Tell a script whether the cluster works: exit code 0 or 1
+    Health(HealthArgs),
+    /// Measure the round trip to every replica, and of a linearizable read
+    Ping(PingArgs),
+    /// Compare the digests of all replicas at one op; exit code 4 when they differ
+    Verify,
+    /// Send one Redis command and print the answer
+    Call(CallArgs),
+    /// Look inside one replica
+    Inspect(InspectArgs),
+    /// Generate load and measure: throughput, latency, longest gap
+    Bench(BenchArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Print the manual page, or write the pages of all commands into a folder
+    Man {
+        /// Write one page per command into this folder instead
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+}
+
+/// See [`Command::Status`].
+#[derive(Clone, Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Keep on asking and print again, until Ctrl-C
+    #[arg(short, long)]
+    pub(crate) watch: bool,
+    /// How often, with --watch
+    #[arg(long, value_name = "DUR", default_value = "1s", value_parser = units::duration)]
+    pub(crate) interval: Duration,
+}
+
+/// See [`Command::Health`].
+#[derive(Clone, Debug, Args)]
+pub(crate) struct HealthArgs {
+    /// Not only a working majority: every replica must be reachable, normal and ready
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+/// See [`Command::Ping`].
+#[derive(Clone, Debug, Args)]
+pub(crate) struct PingArgs {
+    /// How many round trips to each replica
+    #[arg(short, long, value_name = "N", default_value_t = 100,
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) count: u32,
+}
+
+/// See [`Command::Call`].
+#[derive(Clone, Debug, Args)]
+pub(crate) struct CallArgs {
+    /// The RESP port to send it to
+    #[arg(long, value_name = "HOST:PORT", default_value = RESP_DEFAULT,
+          value_parser = units::endpoint)]
+    pub(crate) resp: String,
+    /// The command and its arguments, for example: SET greeting hello
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "COMMAND"
+    )]
+    pub(crate) words: Vec<String>,
+}
+
+/// See [`Command::Inspect`].
+#[derive(Clone, Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// Which endpoint to ask, counted from 0; the first that answers if not given
+    #[arg(long, global = true, value_name = "I")]
+    pub(crate) replica: Option<usize>,
+    /// What to look at
+    #[command(subcommand)]
+    pub(crate) topic: InspectTarget,
+}
+
+/// What to look at.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(crate) enum InspectTarget {
+    /// One op: its header and requests
+    Op {
+        /// Its number
+        op: u64,
+    },
+    /// The last headers of the log
+    Log {
+        /// How many
+        #[arg(short, long, value_name = "N", default_value_t = 20,
+              value_parser = clap::value_parser!(u64).range(1..=1024))]
+        count: u64,
+    },
+    /// The session table
+    Sessions,
+    /// The configuration
+    Config,
+    /// The memory plan and every bound
+    Limits,
+    /// The metrics, as Prometheus text
+    Metrics,
+    /// The route of the chain and what is known of its links
+    Chain,
+}
+
+/// See [`Command::Bench`].
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// Connections
+    #[arg(short, long, value_name = "N", default_value_t = 50,
+          value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) clients: u32,
+    /// Commands that each connection has in flight, sent in one write
+    #[arg(short = 'P', long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) pipeline: u32,
+    /// The size of a value
+    #[arg(short = 'd', long, value_name = "BYTES", default_value = "128",
+          value_parser = value_size)]
+    pub(crate) size: usize,
+    /// How many different keys
+    #[arg(long, value_name = "N", default_value_t = 100_000,
+          value_parser = clap::value_parser!(u64).range(1..=999_999_999_999))]
+    pub(crate) keys: u64,
+    /// The share of reads among the commands
+    #[arg(long, value_name = "F", default_value = "0", value_parser = units::fraction)]
+    pub(crate) reads: f64,
+    /// Open loop: start this many commands per second, answered or not, and measure each from the
+    /// time it should have started
+    #[arg(long, value_name = "R", value_parser = units::rate)]
+    pub(crate) rate: Option<f64>,
+    /// How long to measure
+    #[arg(long, value_name = "DUR", default_value = "10s", value_parser = units::duration)]
+    pub(crate) duration: Duration,
+    /// How long to run before measuring
+    #[arg(long, value_name = "DUR", default_value = "1s", value_parser = units::duration_or_zero)]
+    pub(crate) warmup: Duration,
+    /// Use the native protocol and --endpoints; each client is one session
+    #[arg(long, conflicts_with_all = ["resp", "wait"])]
+    pub(crate) native: bool,
+    /// Use RESP, on these ports; clients are spread over them
+    #[arg(long, value_name = "HOST:PORT,..", value_delimiter = ',', num_args = 0..=1,
+          default_missing_value = RESP_DEFAULT, value_parser = units::endpoint)]
+    pub(crate) resp: Vec<String>,
+    /// Send WAIT N after every pipeline, as users of Redis do who want acknowledged replication
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=7))]
+    pub(crate) wait: Option<u32>,
+    /// Write the histogram: percentiles as text, or a V2 interval log if the name ends in .hlog
+    #[arg(long, value_name = "FILE")]
+    pub(crate) hist: Option<PathBuf>,
+    /// The seed of the choice of keys
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+}
+
+fn value_size(text: &str) -> Result<usize, String> {
+    match units::size(text)? {
+        size @ 0..=0x000F_0000 => Ok(size),
+        _ => Err("must be at most 960KiB: an operation must fit into one frame".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::error::ErrorKind;
+    use clap::{CommandFactory as _, Parser as _};
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("vsr-cli").chain(line.split_whitespace()))
+    }
+
+    fn bench(line: &str) -> BenchArgs {
+        match parse(line).expect(line).command {
+            Command::Bench(args) => args,
+            other => panic!("{other:?} is no bench"),
+        }
+    }
+
+    #[test]
+    fn the_model_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn endpoints_default_to_three_on_loopback_and_split_at_commas() {
+        assert_eq!(parse("health").expect("parses").global.endpoints.len(), 3);
+        let cli = parse("health --endpoints a:1,b:2").expect("parses");
+        assert_eq!(cli.global.endpoints, ["a:1", "b:2"]);
+        let cli = parse("--endpoints a:1 -o json --timeout 250ms status").expect("parses");
+        assert_eq!(cli.global.endpoints, ["a:1"]);
+        assert_eq!(cli.global.output, Format::Json);
+        assert_eq!(cli.global.timeout, Duration::from_millis(250));
+    }
+
+    #[test]
+    fn a_call_takes_everything_after_the_command_as_it_is() {
+        match parse("call --resp h:1 SET key -1 --resp x")
+            .expect("parses")
+            .command
+        {
+            Command::Call(call) => {
+                assert_eq!(call.resp, "h:1");
+                assert_eq!(call.words, ["SET", "key", "-1", "--resp", "x"]);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn bench_has_the_defaults_it_documents() {
+        let args = bench("bench");
+        assert_eq!((args.clients, args.pipeline, args.size), (50, 1, 128));
+        assert_eq!(args.duration, Duration::from_secs(10));
+        assert!(args.resp.is_empty() && !args.native && args.rate.is_none());
+        assert_eq!(bench("bench --resp").resp, [RESP_DEFAULT]);
+        assert_eq!(bench("bench --resp a:1,b:2 -P 16").resp, ["a:1", "b:2"]);
+        assert_eq!(bench("bench --warmup 0 --rate 20k").rate, Some(20_000.0));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_a_usage_error_that_names_the_option() {
+        for (line, names) in [
+            ("bench --clients 0", "--clients"),
+            ("bench --pipeline 20000", "--pipeline"),
+            ("bench --size 2MiB", "--size"),
+            ("bench --reads 1.5", "--reads"),
+            ("bench --rate 0", "--rate"),
+            ("bench --duration 0s", "--duration"),
+            ("bench --duration soon", "--duration"),
+            ("bench --keys 0", "--keys"),
+            ("bench --native --resp", "--native"),
+            ("bench --native --wait 1", "--native"),
+            ("bench --wait 9", "--wait"),
+            ("bench surplus", "surplus"),
+            ("health --endpoints localhost", "--endpoints"),
+            ("health --endpoints a:1,:2", "--endpoints"),
+            ("health --timeout 0s", "--timeout"),
+            ("-o xml status", "--output"),
+            ("ping --count 0", "--count"),
+            ("inspect op", "<OP>"),
+            ("inspect op minus", "<OP>"),
+            ("inspect log --count 5000", "--count"),
+            ("call", "<COMMAND>"),
+            ("completions tcsh", "<SHELL>"),
+            ("frobnicate", "frobnicate"),
+        ] {
+            let error = parse(line).expect_err(line);
+            assert_eq!(error.exit_code(), 2, "{line}");
+            assert!(error.to_string().contains(names), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn help_is_no_error() {
+        let help = parse("--help").expect_err("prints help");
+        assert_eq!((help.kind(), help.exit_code()), (ErrorKind::DisplayHelp, 0));
+    }
+}

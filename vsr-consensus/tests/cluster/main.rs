@@ -1,0 +1,6 @@
+//! Whole clusters in one thread: transcripts, scenarios, random schedules, and bytes that lie.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod transcripts;

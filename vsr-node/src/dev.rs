@@ -1,0 +1,58 @@
+//! `vsr-node dev`: a throw-away cluster on well-known ports, kept up until Ctrl-C.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::time::interval;
+
+use crate::local::{LocalCluster, LocalError, Member, members_from, say};
+
+/// Smaller than the defaults: several replicas share one machine.
+const SETTINGS: [(&str, &str); 3] =
+    [("memory", "256MiB"), ("journal-size", "64MiB"), ("log-level", "warn")];
+
+/// Starts the cluster, says where it is, and keeps it until `stop` resolves.
+///
+/// # Errors
+/// When the cluster does not come about, or a replica ends by itself.
+pub async fn run(
+    program: PathBuf,
+    replicas: u8,
+    base_port: u16,
+    stop: impl Future<Output = ()>,
+) -> Result<(), LocalError> {
+    let members = members_from(base_port, usize::from(replicas))?;
+    let mut cluster = LocalCluster::spawn(&program, "dev", members, &SETTINGS)?;
+    let formed = cluster.form().await?;
+    announce(&cluster, &formed.cluster.to_string());
+    let mut looks = interval(Duration::from_millis(500));
+    tokio::pin!(stop);
+    loop {
+        tokio::select! {
+            // Ctrl-C reaches the children too: their ends are then no news.
+            biased;
+            () = &mut stop => break,
+            _ = looks.tick() => cluster.check_alive()?,
+        }
+    }
+    say("\nStopping.");
+    cluster.stop().await;
+    Ok(())
+}
+
+fn announce(cluster: &LocalCluster, id: &str) {
+    say(&format!("A cluster for development, {id}. Its data is gone when it stops.\n"));
+    say("      redis                native               admin                       process");
+    for (index, (member, process)) in cluster.members().iter().zip(cluster.processes()).enumerate() {
+        let Member { native, resp, admin } = member;
+        let process = process.map_or_else(|| "-".into(), |pid| pid.to_string());
+        say(&format!("  R{index}  {resp:<19}  {native:<19}  http://{admin:<19}  {process}"));
+    }
+    let first = &cluster.members()[0];
+    let port = first.resp.rsplit(':').next().unwrap_or_default();
+    let endpoints: Vec<&str> = cluster.members().iter().map(|m| m.native.as_str()).collect();
+    say(&format!(
+        "\nTry:  redis-cli -p {port} set greeting hello\n      vsr-cli --endpoints {} status\nCtrl-C stops it.",
+        endpoints.join(",")
+    ));
+}

@@ -1,0 +1,139 @@
+//! The RESP port: existing Redis clients use the cluster as they are (N32).
+//!
+//! ```text
+//! connections -> Connection (parse, order of replies) -> Lane (one VSR session) -> Cluster
+//!      ^                                                                             |
+//!      '------------- replies, straight into the output buffers <--------------------'
+//! ```
+//!
+//! Everything but [`serve`]'s file knows no socket: bytes go in, bytes come out, time is an argument.
+//! That is what the tests drive.
+//!
+//! * [`connection`] one client: buffers, dialect, reply order.
+//! * [`transaction`] its `MULTI`, `EXEC` and `WATCH`.
+//! * [`channel`] and [`lane`] pack the commands of many connections into one request of one session.
+//! * [`core`](self::core) joins them; [`commands`] answers what needs no cluster, with the long
+//!   answers in [`describe`].
+//! * [`sockets`] is the only place with input and output.
+//!
+//! **Invariants.** Replies leave in the order of the commands. All commands of a connection that are
+//! outstanding at one time take the same way, log or query, so a client always sees its own writes.
+//! Nothing is unbounded: a full lane stops its connections, a full connection stops its client.
+
+mod channel;
+mod commands;
+mod connection;
+mod core;
+mod counters;
+mod describe;
+#[cfg(test)]
+mod fake;
+mod lane;
+mod sockets;
+mod table;
+mod transaction;
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use vsr_consensus::Report;
+use vsr_types::{ClientId, ClusterId, Frame, FrameError, limits};
+
+pub use counters::GatewayCounters;
+pub use sockets::{Gateway, serve};
+
+/// What the gateway needs of the replica it runs beside. The server implements it; tests have one in
+/// memory.
+///
+/// No method may call back into the gateway before it returns: answers come later, from the turn
+/// task.
+pub trait Cluster {
+    /// From now on, what is for `client` goes to `sink`.
+    fn attach(&self, client: ClientId, sink: Rc<dyn Sink>);
+    /// Nothing more for `client`.
+    fn detach(&self, client: ClientId);
+    /// A sealed request or query frame enters the cluster. It may be lost; the gateway sends it again.
+    ///
+    /// # Errors
+    /// When the frame is not acceptable, e.g. because this replica belongs to no cluster yet.
+    fn submit(&self, frame: &[u8]) -> Result<(), FrameError>;
+    /// The cluster this replica belongs to; zero while blank.
+    fn cluster_id(&self) -> ClusterId;
+    /// The replica in a few numbers.
+    fn report(&self) -> Report;
+    /// Answers a packed query from this replica's own state, possibly stale, into `reply`; returns
+    /// the reply's size.
+    fn read_stale(&self, query: &[u8], reply: &mut [u8]) -> usize;
+    /// 128 random bits, for client ids.
+    fn random(&self) -> u128;
+}
+
+/// Where the frames for one lane go.
+pub trait Sink {
+    /// A reply, reject or query reply.
+    fn on_frame(&self, frame: &Frame<'_>);
+}
+
+/// What an operator may choose about the RESP port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatewayOptions {
+    /// How many VSR sessions the connections share. Two keep the cluster busy while one waits.
+    pub lanes: usize,
+    /// The most connections.
+    pub clients_max: usize,
+    /// The largest operation the cluster takes, in bytes.
+    pub operation_size_max: usize,
+    /// A request with more bytes than this takes no further command: the next one does.
+    pub pack_size: usize,
+    /// The largest command on the wire, in bytes.
+    pub command_size_max: usize,
+    /// A connection with more unread reply bytes than this gets no further command executed.
+    pub output_soft_max: usize,
+    /// A connection with more unread reply bytes than this is closed.
+    pub output_hard_max: usize,
+    /// How long a command may be unanswered before it fails (`--client-timeout`).
+    pub client_timeout: Duration,
+    /// A client that reads nothing of its replies for so long is closed.
+    pub slow_reader_timeout: Duration,
+    /// A client that leaves a command unfinished, or unauthenticated silence, for so long is closed.
+    pub half_open_timeout: Duration,
+    /// A client that sends nothing at all for so long is closed; none: never, as in Redis.
+    pub idle_timeout: Option<Duration>,
+    /// The password clients must give, if any.
+    pub password: Option<Vec<u8>>,
+    /// The version reported as `redis_version`.
+    pub redis_version: &'static str,
+    /// The host and port that `CLUSTER SLOTS` tells clients; by default that of the connection.
+    pub announce: Option<(String, u16)>,
+}
+
+impl Default for GatewayOptions {
+    fn default() -> Self {
+        Self {
+            lanes: 2,
+            clients_max: 10_000,
+            operation_size_max: limits::OPERATION_SIZE_MAX,
+            pack_size: 256 * 1024,
+            command_size_max: limits::FRAME_SIZE_MAX,
+            output_soft_max: 256 * 1024,
+            output_hard_max: 16 * 1024 * 1024,
+            client_timeout: Duration::from_secs(5),
+            slow_reader_timeout: Duration::from_secs(30),
+            half_open_timeout: Duration::from_secs(30),
+            idle_timeout: None,
+            password: None,
+            redis_version: "7.4.0",
+            announce: None,
+        }
+    }
+}
+
+impl GatewayOptions {
+    /// The memory taken at start, and the most each client can make it take later, in bytes.
+    #[must_use]
+    pub const fn memory(&self) -> (usize, usize) {
+        let channel = self.operation_size_max + lane::REQUEST_START;
+        let at_start = self.lanes * 4 * channel;
+        (at_start, self.command_size_max + self.output_hard_max)
+    }
+}

@@ -1,0 +1,115 @@
+//! The one piece of memory that holds the machine's state.
+//!
+//! A flat region of bytes, allocated and touched at start. Everything in it is addressed by offset,
+//! so the same operations leave the same bytes on every replica, wherever the region lies. It also
+//! notes, per chunk of the image, which op last wrote to it; that note lies outside the region,
+//! because it is about the state and not part of it.
+
+use bytemuck::{AnyBitPattern, NoUninit};
+
+/// The size of the chunks in which the state is compared, repaired and transferred. 64 KiB:
+/// checksums and copies run at full speed from there on, many chunks fit into a frame's budget, and
+/// one changed byte does not cost more than a frame.
+pub(super) const CHUNK_SIZE: usize = 64 * 1024;
+
+/// Marks a chunk that an image being installed has not brought yet.
+const MISSING: u64 = u64::MAX;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Arena {
+    bytes: Box<[u8]>,
+    changed: Box<[u64]>,
+    op: u64,
+}
+
+impl Arena {
+    /// Allocates `size` bytes and touches every page, so that memory that is promised is there.
+    pub(super) fn new(size: usize) -> Self {
+        let mut bytes = vec![0_u8; size].into_boxed_slice();
+        for page in bytes.chunks_mut(4096) {
+            page[0] = 1;
+        }
+        // Between the two loops the compiler must believe that somebody looks.
+        std::hint::black_box(&mut bytes);
+        for page in bytes.chunks_mut(4096) {
+            page[0] = 0;
+        }
+        Self {
+            bytes,
+            changed: vec![0; size.div_ceil(CHUNK_SIZE)].into_boxed_slice(),
+            op: 0,
+        }
+    }
+
+    pub(super) const fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// From here on, what is written is written by `op`.
+    pub(super) const fn begin_op(&mut self, op: u64) {
+        self.op = op;
+    }
+
+    #[inline]
+    pub(super) fn read<T: AnyBitPattern>(&self, at: usize) -> T {
+        bytemuck::pod_read_unaligned(&self.bytes[at..at + size_of::<T>()])
+    }
+
+    #[inline]
+    pub(super) fn write<T: NoUninit>(&mut self, at: usize, value: &T) {
+        let bytes = bytemuck::bytes_of(value);
+        self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
+        self.mark(at, bytes.len());
+    }
+
+    #[inline]
+    pub(super) fn bytes(&self, at: usize, size: usize) -> &[u8] {
+        &self.bytes[at..at + size]
+    }
+
+    #[inline]
+    pub(super) fn bytes_mut(&mut self, at: usize, size: usize) -> &mut [u8] {
+        self.mark(at, size);
+        &mut self.bytes[at..at + size]
+    }
+
+    /// Copies `size` bytes inside the arena; the ranges may overlap.
+    pub(super) fn copy(&mut self, from: usize, to: usize, size: usize) {
+        self.bytes.copy_within(from..from + size, to);
+        self.mark(to, size);
+    }
+
+    #[inline]
+    fn mark(&mut self, at: usize, size: usize) {
+        let first = at / CHUNK_SIZE;
+        let last = (at + size.max(1) - 1) / CHUNK_SIZE;
+        self.changed[first] = self.op;
+        // Nearly every write stays inside one chunk.
+        if last != first {
+            self.changed[first + 1..=last].fill(self.op);
+        }
+    }
+
+    pub(super) fn changed_at(&self, chunk: usize) -> u64 {
+        self.changed[chunk]
+    }
+
+    pub(super) fn expect_chunks(&mut self, chunks: usize) {
+        self.changed[..chunks].fill(MISSING);
+    }
+
+    pub(super) fn is_missing_any(&self, chunks: usize) -> bool {
+        self.changed[..chunks].contains(&MISSING)
+    }
+
+    pub(super) fn all_changed_at(&mut self, op: u64) {
+        self.changed.fill(op);
+    }
+
+    /// Flips a bit without telling anybody: what the tests call a cosmic ray.
+    #[cfg(test)]
+    pub(super) fn flip(&mut self, at: usize, bit: u8) {
+        self.bytes[at] ^= 1 << bit;
+    }
+}

@@ -1,0 +1,157 @@
+//! The image is the state: a machine that took it in goes on like the one that gave it.
+
+use super::support::{Fixture, Random, assert_identical, image, pack};
+use vsr_consensus::{ImageError, StateMachine};
+use vsr_types::Op;
+
+fn busy(seed: u64, steps: u64) -> Fixture {
+    let mut fixture = Fixture::new(8 << 20);
+    run(&mut fixture, &mut Random(seed), steps);
+    fixture
+}
+
+fn run(fixture: &mut Fixture, random: &mut Random, steps: u64) {
+    for _ in 0..steps {
+        fixture.now += random.below(10);
+        let operation = operation(random);
+        fixture.apply(&operation);
+    }
+}
+
+fn operation(random: &mut Random) -> Vec<u8> {
+    let key = format!("key:{}", random.below(2000));
+    let value = vec![7; random.below(900) as usize];
+    match random.below(8) {
+        0 => pack(&[b"del", key.as_bytes()]),
+        1 => pack(&[b"append", key.as_bytes(), b"more"]),
+        2 => pack(&[b"set", key.as_bytes(), &value, b"px", b"3000"]),
+        _ => pack(&[b"set", key.as_bytes(), &value]),
+    }
+}
+
+fn install(into: &mut Fixture, chunks: &[Vec<u8>], at: u64) -> Result<(), ImageError> {
+    into.machine.image_begin(chunks.len() as u64)?;
+    for (index, chunk) in chunks.iter().enumerate().rev() {
+        into.machine.image_put(index as u64, chunk)?;
+    }
+    into.machine.image_finish(Op::new(at))
+}
+
+#[test]
+fn an_installed_image_goes_on_as_its_donor_byte_for_byte() {
+    for seed in 0..3 {
+        let mut donor = busy(seed, 6000);
+        // The receiver has a past of its own.
+        let mut receiver = busy(seed + 100, 3000 * seed);
+        let chunks = image(&donor.machine);
+        install(&mut receiver, &chunks, donor.op).expect("a valid image");
+        assert_identical(&donor.machine, &receiver.machine);
+        assert!(receiver.machine.verify());
+        for chunk in 0..receiver.machine.image_chunks() {
+            assert_eq!(receiver.machine.image_changed_at(chunk), Op::new(donor.op));
+        }
+        (receiver.op, receiver.now) = (donor.op, donor.now);
+        let mut random = Random(seed + 7);
+        for step in 0..3000 {
+            donor.now += random.below(10);
+            receiver.now = donor.now;
+            let operation = operation(&mut random);
+            assert_eq!(donor.apply(&operation), receiver.apply(&operation), "step {step}");
+        }
+        assert_identical(&donor.machine, &receiver.machine);
+        // Also when memory beyond the heap's end holds what an earlier life left there.
+        assert_eq!(donor.run("flushall"), receiver.run("flushall"));
+        run(&mut donor, &mut Random(5), 4000);
+        run(&mut receiver, &mut Random(5), 4000);
+        assert_identical(&donor.machine, &receiver.machine);
+        assert!(receiver.machine.verify());
+    }
+}
+
+#[test]
+fn chunks_tell_the_op_of_their_last_change() {
+    let mut fixture = busy(1, 3000);
+    let mut random = Random(3);
+    let mut before = image(&fixture.machine);
+    for _ in 0..500 {
+        let operation = operation(&mut random);
+        fixture.apply(&operation);
+        let after = image(&fixture.machine);
+        for (index, chunk) in after.iter().enumerate() {
+            if before.get(index) != Some(chunk) {
+                let changed = fixture.machine.image_changed_at(index as u64);
+                assert_eq!(changed, Op::new(fixture.op), "chunk {index}");
+            }
+        }
+        before = after;
+    }
+}
+
+#[test]
+fn what_is_no_state_is_refused_and_leaves_an_empty_machine() {
+    let donor = busy(4, 4000);
+    let good = image(&donor.machine);
+    let mut random = Random(11);
+    let empty = Fixture::new(8 << 20).machine.digest();
+    let mut receiver = Fixture::new(8 << 20);
+    for case in 0..60 {
+        let mut chunks = good.clone();
+        // Flip a bit of something that is meant: the free bytes inside blocks are not.
+        let (chunk, at) = match case % 3 {
+            0 => (0, random.below(264) as usize),
+            1 => (0, 8192 + random.below(50_000) as usize),
+            _ => {
+                let bytes = good.iter().position(|chunk| chunk.contains(&7)).expect("values");
+                let at = good[bytes].iter().position(|byte| *byte == 7).expect("a value");
+                (bytes, at)
+            }
+        };
+        chunks[chunk][at] ^= 1 << random.below(8);
+        let outcome = install(&mut receiver, &chunks, 9);
+        // The wheel's time, the seed and the version counter are whatever they say they are: their
+        // digest tells the receiver, who compares it with the donor's.
+        if outcome == Ok(()) {
+            assert_ne!(receiver.machine.digest(), donor.machine.digest(), "case {case}");
+        } else {
+            assert_eq!(outcome, Err(ImageError::Invalid), "case {case}");
+            assert_eq!(receiver.machine.digest(), empty);
+            assert!(receiver.machine.verify());
+        }
+    }
+    install(&mut receiver, &good, 9).expect("still able to take a good one");
+    assert_identical(&donor.machine, &receiver.machine);
+}
+
+#[test]
+fn chunks_that_do_not_belong_are_refused() {
+    let donor = busy(4, 1000);
+    let good = image(&donor.machine);
+    let count = good.len() as u64;
+    let mut receiver = Fixture::new(8 << 20);
+    let machine = &mut receiver.machine;
+    assert_eq!(machine.image_put(0, &good[0]), Err(ImageError::BadChunk), "not begun");
+    assert_eq!(machine.image_finish(Op::new(1)), Err(ImageError::Invalid), "not begun");
+    assert_eq!(machine.image_begin(1 << 40), Err(ImageError::TooLarge));
+    assert_eq!(machine.image_begin(129), Err(ImageError::TooLarge));
+    machine.image_begin(count).expect("fits");
+    assert_eq!(machine.image_put(count, &good[0]), Err(ImageError::BadChunk));
+    assert_eq!(machine.image_put(u64::MAX, &good[0]), Err(ImageError::BadChunk));
+    assert_eq!(machine.image_put(0, &good[0][1..]), Err(ImageError::BadChunk));
+    assert_eq!(machine.image_put(0, &[]), Err(ImageError::BadChunk));
+    for (index, chunk) in good.iter().enumerate().skip(1) {
+        machine.image_put(index as u64, chunk).expect("belongs");
+    }
+    assert_eq!(machine.image_finish(Op::new(1)), Err(ImageError::Invalid), "one is missing");
+    // An image of a machine with another memory is another state.
+    let mut other = Fixture::new(16 << 20);
+    assert_eq!(install(&mut other, &good, 1), Err(ImageError::Invalid));
+}
+
+#[test]
+fn two_machines_of_one_history_hold_the_same_bytes() {
+    let (a, b) = (busy(21, 8000), busy(21, 8000));
+    assert_identical(&a.machine, &b.machine);
+    assert!(a.machine.verify());
+    let c = busy(22, 8000);
+    assert_ne!(a.machine.digest(), c.machine.digest());
+}

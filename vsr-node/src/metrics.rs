@@ -1,0 +1,258 @@
+//! The metrics of one node, written as OpenMetrics text on request.
+//!
+//! Nothing is counted here: the replica, the server, the gateway and the key-value machine count for
+//! themselves. A scrape copies their numbers into [`Samples`], and prometheus-client writes them.
+
+use std::fmt;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::{Registry, Unit};
+use vsr_consensus::{Counters, Report};
+
+use crate::gateway::GatewayCounters;
+use crate::inspect::{Surroundings, readiness, status_name};
+use crate::kv::KvReport;
+
+/// What a scrape answers with.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// A label and its value.
+pub type Label = (&'static str, String);
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Number {
+    Count(u64),
+    Level(i64),
+    Real(f64),
+}
+
+impl Number {
+    fn encode(self, point: MetricEncoder<'_>) -> Result<(), fmt::Error> {
+        match self {
+            Self::Count(value) => ConstCounter::new(value).encode(point),
+            Self::Level(value) => ConstGauge::new(value).encode(point),
+            Self::Real(value) => ConstGauge::new(value).encode(point),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Family {
+    name: String,
+    help: &'static str,
+    unit: Option<Unit>,
+    points: Vec<(Vec<Label>, Number)>,
+}
+
+/// The numbers of one scrape. Names carry the prefix `vsr_`, and their units at the end.
+#[derive(Clone, Debug, Default)]
+pub struct Samples {
+    families: Vec<Family>,
+}
+
+impl Samples {
+    fn push(&mut self, name: &str, help: &'static str, labels: Vec<Label>, number: Number) {
+        let (name, unit) = match name {
+            name if name.ends_with("_bytes") => (&name[..name.len() - 6], Some(Unit::Bytes)),
+            name if name.ends_with("_seconds") => (&name[..name.len() - 8], Some(Unit::Seconds)),
+            name => (name, None),
+        };
+        match self.families.iter_mut().find(|family| family.name == name) {
+            Some(family) => family.points.push((labels, number)),
+            None => {
+                let points = vec![(labels, number)];
+                self.families.push(Family { name: name.into(), help, unit, points });
+            }
+        }
+    }
+
+    /// Something that only grows; its name in the text ends with `_total`.
+    pub fn counter(&mut self, name: &str, help: &'static str, labels: Vec<Label>, value: u64) {
+        self.push(name, help, labels, Number::Count(value));
+    }
+
+    /// Something that goes up and down.
+    pub fn gauge(&mut self, name: &str, help: &'static str, labels: Vec<Label>, value: u64) {
+        let value = i64::try_from(value).unwrap_or(i64::MAX);
+        self.push(name, help, labels, Number::Level(value));
+    }
+
+    /// Something measured in fractions.
+    pub fn real(&mut self, name: &str, help: &'static str, labels: Vec<Label>, value: f64) {
+        self.push(name, help, labels, Number::Real(value));
+    }
+
+    /// The text of a scrape.
+    #[must_use]
+    pub fn text(self) -> String {
+        let mut registry = Registry::with_prefix("vsr");
+        registry.register_collector(Box::new(self));
+        let mut text = String::new();
+        encode(&mut text, &registry).expect("writing into a string does not fail");
+        text
+    }
+}
+
+impl Collector for Samples {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        for family in &self.families {
+            let kind = match family.points.first() {
+                Some((_, Number::Count(_))) => MetricType::Counter,
+                _ => MetricType::Gauge,
+            };
+            let mut metric =
+                encoder.encode_descriptor(&family.name, family.help, family.unit.as_ref(), kind)?;
+            for (labels, number) in &family.points {
+                if labels.is_empty() {
+                    // The only point of its family: an empty pair of braces would be ugly.
+                    number.encode(metric)?;
+                    break;
+                }
+                number.encode(metric.encode_family(labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The replica's own numbers.
+pub fn replica(samples: &mut Samples, report: &Report, around: &Surroundings<'_>) {
+    let none = Vec::new;
+    let build = vec![("version", crate::inspect::VERSION.to_owned())];
+    samples.gauge("build_info", "The version of this program", build, 1);
+    samples.real("uptime_seconds", "Since the process started", none(), around.uptime.as_secs_f64());
+    samples.gauge("memory_plan_bytes", "The memory reserved at start", none(), around.memory as u64);
+    let ready = u64::from(readiness(report, around).is_ok());
+    samples.gauge("ready", "1 when the replica takes part and commits", none(), ready);
+    for name in ["blank", "recovering", "normal", "view-change", "halted"] {
+        let labels = vec![("status", name.to_owned())];
+        let on = u64::from(status_name(report.status) == name);
+        samples.gauge("status", "1 at the status the replica is in", labels, on);
+    }
+    let primary = u64::from(report.primary == report.replica);
+    samples.gauge("is_primary", "1 at the primary", none(), primary);
+    samples.gauge("view", "The view", none(), report.view.raw());
+    samples.gauge("epoch", "The epoch", none(), report.epoch.raw());
+    samples.gauge("op", "The last op in the log", none(), report.op.raw());
+    samples.gauge("commit_op", "The last op known to be committed", none(), report.commit.raw());
+    samples.gauge("applied_op", "The last op executed", none(), report.applied.raw());
+    samples.gauge("journal_tail_op", "The oldest op held", none(), report.tail.raw());
+    samples.gauge("sessions", "Open client sessions", none(), report.sessions as u64);
+    samples.gauge("prepares_in_flight", "Batches on their way", none(), report.in_flight as u64);
+    for peer in crate::inspect::status(report, around).peers {
+        let label = || vec![("peer", peer.replica.to_string())];
+        samples.gauge("peer_op", "The last op the peer holds", label(), peer.op);
+        samples.gauge("peer_applied_op", "The last op the peer executed", label(), peer.applied);
+        let suspect = u64::from(peer.suspect);
+        samples.gauge("peer_suspect", "1: too slow, left out of the chain", label(), suspect);
+        if let Some(ms) = peer.heard_ms {
+            let seconds = ms as f64 / 1e3;
+            samples.real("peer_silence_seconds", "Since the peer was heard", label(), seconds);
+        }
+        if let Some(us) = peer.round_trip_us {
+            samples.real("peer_round_trip_seconds", "A ping and its answer", label(), us / 1e6);
+        }
+    }
+}
+
+/// What the replica has counted.
+pub fn counters(samples: &mut Samples, counters: &Counters) {
+    for (event, count) in counters.events() {
+        let labels = vec![("event", event.to_owned())];
+        samples.counter("events", "What the replica did, by event", labels, count);
+    }
+    for (reason, count) in counters.drops_by_reason() {
+        let labels = vec![("reason", reason.to_owned())];
+        samples.counter("messages_dropped", "Messages ignored, by reason", labels, count);
+    }
+    for (command, received, sent) in counters.messages() {
+        let label = || vec![("command", command.name().to_owned())];
+        samples.counter("messages_received", "Messages received, by command", label(), received);
+        samples.counter("messages_sent", "Messages sent, by command", label(), sent);
+    }
+}
+
+/// The memory plan by part, and what the process really uses.
+pub fn memory(samples: &mut Samples, parts: &[(String, usize)]) {
+    for (part, bytes) in parts {
+        let labels = vec![("part", part.clone())];
+        samples.gauge("memory_part_bytes", "The memory plan, by part", labels, *bytes as u64);
+    }
+    if let Some(bytes) = resident_bytes() {
+        let help = "Memory that the process has touched";
+        samples.gauge("process_resident_memory_bytes", help, Vec::new(), bytes);
+    }
+}
+
+/// What the RESP port has counted.
+pub fn gateway(samples: &mut Samples, counters: &GatewayCounters) {
+    for (name, value) in counters.iter() {
+        if name == "connected_clients" {
+            samples.gauge("resp_clients", "Redis clients connected now", Vec::new(), value);
+        } else {
+            let labels = vec![("event", name.to_owned())];
+            samples.counter("resp_events", "What happened on the RESP port", labels, value);
+        }
+    }
+}
+
+/// What the key-value machine says of itself.
+pub fn key_values(samples: &mut Samples, report: &KvReport) {
+    let mut gauge = |name, help, value| samples.gauge(name, help, Vec::new(), value);
+    gauge("keys", "Keys, those included that are due and wait for the sweep", report.keys);
+    gauge("keys_expiring", "Keys with a deadline", report.expiring);
+    gauge("kv_used_bytes", "Bytes that hold entries", report.used_bytes);
+    gauge("kv_image_bytes", "Bytes of the whole image", report.image_bytes);
+    gauge("kv_limit_bytes", "Bytes of the arena", report.limit_bytes);
+    let help = "Changes of keys since the cluster began";
+    samples.counter("kv_changes", help, Vec::new(), report.changes);
+}
+
+/// The resident size of this process, where the system says it.
+#[must_use]
+pub fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_counters_and_labels_are_written_as_openmetrics_wants_them() {
+        let mut samples = Samples::default();
+        samples.gauge("memory_part_bytes", "By part", vec![("part", "journal".into())], 5);
+        samples.gauge("memory_part_bytes", "By part", vec![("part", "a \"b\"".into())], 6);
+        samples.counter("events", "Things", vec![("event", "x".into())], 7);
+        samples.real("uptime_seconds", "Since start", Vec::new(), 1.5);
+        let text = samples.text();
+        for line in [
+            "# TYPE vsr_memory_part_bytes gauge",
+            "vsr_memory_part_bytes{part=\"journal\"} 5",
+            "vsr_memory_part_bytes{part=\"a \\\"b\\\"\"} 6",
+            "# TYPE vsr_events counter",
+            "vsr_events_total{event=\"x\"} 7",
+            "vsr_uptime_seconds 1.5",
+            "# EOF",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+        let heads = text.lines().filter(|line| line.starts_with("# TYPE vsr_memory_part")).count();
+        assert_eq!(heads, 1, "a family is announced once");
+    }
+
+    #[test]
+    fn this_process_uses_some_memory() {
+        if cfg!(target_os = "linux") {
+            assert!(resident_bytes().expect("Linux says so") > 100_000);
+        }
+    }
+}

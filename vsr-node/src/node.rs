@@ -1,0 +1,457 @@
+//! A replica as a part of a program: server, RESP port and admin port, from the first allocation to
+//! the last answer.
+//!
+//! ```no_run
+//! # use vsr_node::{Config, Node, simple::{Context, Simple, SimpleMachine}};
+//! # struct Mine;
+//! # impl Simple for Mine {
+//! #     fn apply(&mut self, _: &Context, _: &[u8]) -> Vec<u8> { Vec::new() }
+//! #     fn query(&self, _: &Context, _: &[u8]) -> Vec<u8> { Vec::new() }
+//! #     fn encode(&self) -> Vec<u8> { Vec::new() }
+//! #     fn decode(_: &[u8]) -> Option<Self> { Some(Self) }
+//! # }
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let config = Config::new("mine", "a:7000,b:7000,c:7000", 0)?.with("admin", "0.0.0.0:9100")?;
+//! Node::builder(config).serve(SimpleMachine::new(Mine)).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Everything runs on the thread that awaits it. An orderly end ([`Builder::with_shutdown`]) stops
+//! accepting first, answers what is outstanding, and only then leaves the cluster.
+
+use std::cell::Cell;
+use std::fmt;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::task::{JoinHandle, LocalSet, spawn_local};
+use tokio::time::{Instant, interval, timeout};
+use vsr_consensus::{Boot, HaltReason, StateMachine};
+use vsr_types::message::{InspectTopic, PeerStatus};
+use vsr_types::{MemberId, Nonce, Op};
+
+use crate::admin::{self, Bounds, Source};
+use crate::banner::Addresses;
+use crate::config::Config;
+use crate::gateway::{Gateway, GatewayOptions};
+use crate::inspect::{self, Progress, Surroundings};
+use crate::kv::KvMachine;
+use crate::metrics::{self, Samples};
+use crate::resp_port::ReplicaPort;
+use crate::server::{Server, ServerConfig, ServerError, StopReason};
+
+/// How often commits are looked at, to know how long the oldest has been waiting.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// A loop that has not turned for so long hangs: heartbeats alone turn it every tick.
+const LOOP_SILENCE_MAX: Duration = Duration::from_secs(10);
+
+/// Why a node ended, or never began.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// A port cannot be opened.
+    #[error("cannot listen on {address} (--{setting}): {error}")]
+    Listen {
+        /// Which setting names it.
+        setting: &'static str,
+        /// The address.
+        address: String,
+        /// What the system says.
+        error: std::io::Error,
+    },
+    /// The RESP port speaks to the built-in machine only.
+    #[error("the RESP port needs the built-in key-value machine: use serve_key_values, or no-resp")]
+    RespNeedsKeyValues,
+    /// The server could not be started.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// The replica's state is not that of the others: exit code 4.
+    #[error("{0}")]
+    Divergence(String),
+    /// The replica stopped for another reason.
+    #[error("{0}")]
+    Stopped(String),
+}
+
+/// What is known when a node has started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Started {
+    /// Where it listens.
+    pub addresses: Addresses,
+    /// What it has allocated, by part, in bytes.
+    pub memory: Vec<(String, usize)>,
+}
+
+/// A replica.
+#[derive(Debug)]
+pub struct Node;
+
+impl Node {
+    /// Begins to describe a node.
+    #[must_use]
+    pub fn builder(config: Config) -> Builder {
+        Builder { config, shutdown: Box::pin(std::future::pending()), on_start: None }
+    }
+}
+
+/// A node that has not started yet.
+#[must_use = "a node does nothing until it is served"]
+pub struct Builder {
+    config: Config,
+    shutdown: Pin<Box<dyn Future<Output = ()>>>,
+    on_start: Option<Box<dyn FnOnce(&Started)>>,
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl Builder {
+    /// Ends the node in an orderly way when `shutdown` resolves.
+    pub fn with_shutdown(mut self, shutdown: impl Future<Output = ()> + 'static) -> Self {
+        self.shutdown = Box::pin(shutdown);
+        self
+    }
+
+    /// Calls `tell` once, when all ports are open.
+    pub fn on_start(mut self, tell: impl FnOnce(&Started) + 'static) -> Self {
+        self.on_start = Some(Box::new(tell));
+        self
+    }
+
+    /// Serves a machine of your own on the native port.
+    ///
+    /// # Errors
+    /// When it cannot start, or had to stop by itself.
+    pub async fn serve<S: StateMachine + 'static>(self, machine: S) -> Result<(), NodeError> {
+        if self.config.resp.is_some() {
+            return Err(NodeError::RespNeedsKeyValues);
+        }
+        LocalSet::new()
+            .run_until(async {
+                let running = Running::start(self.config, machine, Extras::none()).await?;
+                running.run(None, self.shutdown, self.on_start).await
+            })
+            .await
+    }
+
+    /// Serves the built-in key-value machine, with a RESP port if the configuration has one.
+    ///
+    /// # Errors
+    /// When it cannot start, or had to stop by itself.
+    pub async fn serve_key_values(self) -> Result<(), NodeError> {
+        LocalSet::new()
+            .run_until(async {
+                let config = self.config;
+                let resp = listen("resp", config.resp.as_deref()).await?;
+                let machine = KvMachine::new(config.memory);
+                let extras = Extras {
+                    memory: vec![("key-value machine".into(), config.memory)],
+                    metrics: |machine: &KvMachine, samples| {
+                        metrics::key_values(samples, &machine.kv_report());
+                    },
+                };
+                let running = Running::start(config, machine, extras).await?;
+                let gateway = resp.map(|listener| {
+                    let port = Rc::new(ReplicaPort::new(running.server.clone()));
+                    (listener, Gateway::new(port, gateway_options(&running.config)))
+                });
+                running.run(gateway, self.shutdown, self.on_start).await
+            })
+            .await
+    }
+}
+
+fn gateway_options(config: &Config) -> GatewayOptions {
+    GatewayOptions {
+        lanes: config.resp_lanes,
+        clients_max: config.clients_max,
+        client_timeout: config.client_timeout,
+        operation_size_max: vsr_types::limits::OPERATION_SIZE_MAX
+            .min(config.consensus.batch_size_max - vsr_types::limits::BATCH_HEADER_SIZE)
+            - vsr_types::limits::REQUEST_HEADER_SIZE,
+        password: config.password.as_ref().map(|password| password.expose().into()),
+        ..GatewayOptions::default()
+    }
+}
+
+async fn listen(
+    setting: &'static str,
+    address: Option<&str>,
+) -> Result<Option<TcpListener>, NodeError> {
+    let Some(address) = address else { return Ok(None) };
+    match TcpListener::bind(address).await {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error) => Err(NodeError::Listen { setting, address: address.to_owned(), error }),
+    }
+}
+
+/// All the randomness that a replica ever gets.
+fn boot() -> Boot {
+    let mut bytes = [0; 40];
+    getrandom::fill(&mut bytes).expect("the operating system has randomness to give");
+    let wide = |at: usize| u128::from_le_bytes(bytes[at..at + 16].try_into().expect("16 bytes"));
+    Boot {
+        member: MemberId::new(wide(0)),
+        nonce: Nonce::new(wide(16)),
+        seed: u64::from_le_bytes(bytes[32..].try_into().expect("8 bytes")),
+    }
+}
+
+/// What only the machine itself knows.
+struct Extras<S> {
+    /// What it allocates, by part, in bytes.
+    memory: Vec<(String, usize)>,
+    /// Its own metrics.
+    metrics: fn(&S, &mut Samples),
+}
+
+impl<S> Extras<S> {
+    fn none() -> Self {
+        Self { memory: Vec::new(), metrics: |_, _| {} }
+    }
+}
+
+/// A node that has started. Also what the admin port and the tools ask.
+struct Running<S: StateMachine + 'static> {
+    config: Config,
+    server: Server<S>,
+    extras: Extras<S>,
+    admin: Cell<Option<TcpListener>>,
+    gateway: std::cell::OnceCell<Gateway>,
+    memory: std::cell::OnceCell<Vec<(String, usize)>>,
+    started: Instant,
+    progress: Cell<Progress>,
+    /// How often the loop had turned when it was last seen to turn, and when that was.
+    turns: Cell<(u64, Instant)>,
+}
+
+impl<S: StateMachine + 'static> Running<S> {
+    async fn start(
+        config: Config,
+        machine: S,
+        extras: Extras<S>,
+    ) -> Result<Rc<Self>, NodeError> {
+        let admin = listen("admin", config.admin.as_deref()).await?;
+        let native = listen("listen", Some(&config.listen)).await?.expect("an address was given");
+        // The server's clock begins here too: both say the same to less than a look's interval.
+        let now = Instant::now();
+        let server = Server::start_on(native, server_config(&config), boot(), machine)?;
+        Ok(Rc::new(Self {
+            config,
+            server,
+            extras,
+            admin: Cell::new(admin),
+            gateway: std::cell::OnceCell::new(),
+            memory: std::cell::OnceCell::new(),
+            started: now,
+            progress: Cell::default(),
+            turns: Cell::new((0, now)),
+        }))
+    }
+
+    async fn run(
+        self: Rc<Self>,
+        gateway: Option<(TcpListener, Gateway)>,
+        shutdown: Pin<Box<dyn Future<Output = ()>>>,
+        on_start: Option<Box<dyn FnOnce(&Started)>>,
+    ) -> Result<(), NodeError> {
+        let native = self.server.address().to_string();
+        let mut addresses = Addresses { native, ..Addresses::default() };
+        let mut serving: Option<JoinHandle<()>> = None;
+        if let Some((listener, gateway)) = gateway {
+            addresses.resp = local_address(&listener);
+            let served = gateway.clone();
+            serving = Some(spawn_local(async move { served.run(listener).await }));
+            assert!(self.gateway.set(gateway).is_ok(), "a node has one RESP port");
+        }
+        let memory = self.plan();
+        assert!(self.memory.set(memory.clone()).is_ok(), "a node is run once");
+        let mut tasks = Vec::new();
+        if let Some(listener) = self.admin.take() {
+            addresses.admin = local_address(&listener);
+            let source: Rc<dyn Source> = Rc::clone(&self) as Rc<dyn Source>;
+            tasks.push(spawn_local(admin::serve(listener, source, Bounds::default())));
+        }
+        tasks.push(spawn_local(Rc::clone(&self).watch()));
+        self.answer_tools();
+        if let Some(tell) = on_start {
+            tell(&Started { addresses, memory });
+        }
+        let result = tokio::select! {
+            reason = self.server.stopped() => stop_result(reason),
+            () = shutdown => {
+                self.drain(serving).await;
+                Ok(())
+            }
+        };
+        self.server.stop();
+        for task in tasks {
+            task.abort();
+        }
+        result
+    }
+
+    /// Takes no more work and answers what there is, for at most the drain time-out.
+    async fn drain(&self, serving: Option<JoinHandle<()>>) {
+        let (Some(gateway), Some(serving)) = (self.gateway.get(), serving) else { return };
+        gateway.stop();
+        if timeout(self.config.drain_timeout, serving).await.is_err() {
+            tracing::warn!("some clients were still waiting when the drain time-out was over");
+        }
+    }
+
+    /// Looks at the replica regularly: what stands still can only be seen by looking twice.
+    async fn watch(self: Rc<Self>) {
+        let mut looks = interval(LOOK);
+        let mut last = None;
+        loop {
+            looks.tick().await;
+            let report = self.server.report();
+            let mut progress = self.progress.get();
+            progress.observe(&report, self.now());
+            self.progress.set(progress);
+            let turns = self.server.loop_turns();
+            if turns != self.turns.get().0 {
+                self.turns.set((turns, Instant::now()));
+            }
+            let now = (report.status, report.view, report.primary);
+            if last.replace(now) != Some(now) {
+                let status = inspect::status_name(report.status);
+                let (view, primary) = (report.view.raw(), report.primary.raw());
+                tracing::info!(status, view, primary, "status");
+            }
+        }
+    }
+
+    fn plan(&self) -> Vec<(String, usize)> {
+        let mut memory = self.extras.memory.clone();
+        memory.extend(self.server.memory());
+        if self.gateway.get().is_some() {
+            let (at_start, _) = gateway_options(&self.config).memory();
+            memory.push(("RESP port".into(), at_start));
+        }
+        if self.config.admin.is_some() {
+            memory.push(("admin port".into(), Bounds::default().memory()));
+        }
+        memory
+    }
+
+    /// The server's monotonic clock.
+    fn now(&self) -> vsr_types::Instant {
+        vsr_types::Instant::ZERO.after(self.started.elapsed())
+    }
+
+    fn around(&self) -> Surroundings<'_> {
+        let memory = self.memory.get().map_or(0, |parts| parts.iter().map(|(_, bytes)| bytes).sum());
+        Surroundings {
+            config: &self.config,
+            now: self.now(),
+            uptime: self.started.elapsed(),
+            memory,
+            progress: self.progress.get(),
+            links: self.server.links(),
+        }
+    }
+
+    fn answer_tools(self: &Rc<Self>) {
+        let weak = Rc::downgrade(self);
+        self.server.on_inspect(Rc::new(move |topic, argument| {
+            let answer = match weak.upgrade() {
+                Some(running) => running.answer(topic, argument),
+                None => Err("this node is shutting down".to_owned()),
+            };
+            answer.map_err(|error| serde_json::json!({ "error": error }).to_string())
+        }));
+    }
+
+    fn answer(&self, topic: InspectTopic, argument: u64) -> Result<String, String> {
+        let (report, around) = (self.server.report(), self.around());
+        let op = Op::new(argument);
+        let memory = self.memory.get().map(Vec::as_slice).unwrap_or_default();
+        match topic {
+            InspectTopic::Status => json(&inspect::status(&report, &around)),
+            InspectTopic::Chain => json(&inspect::chain(&report, &around)),
+            InspectTopic::Config => json(&inspect::settings(&self.config)),
+            InspectTopic::Limits => json(&inspect::limits(&self.config, memory)),
+            InspectTopic::Metrics => json(&self.metrics()),
+            InspectTopic::Log => json(&self.server.with_replica(|r| inspect::log(r, argument))),
+            InspectTopic::Sessions => json(&self.server.with_replica(inspect::sessions)),
+            InspectTopic::Op => json(&self.server.with_replica(|r| inspect::op(r, op))?),
+            InspectTopic::Digest => json(&self.server.with_replica(|r| inspect::digest(r, op))?),
+        }
+    }
+}
+
+impl<S: StateMachine + 'static> Source for Running<S> {
+    fn status(&self) -> String {
+        json(&inspect::status(&self.server.report(), &self.around())).unwrap_or_else(|error| error)
+    }
+
+    fn metrics(&self) -> String {
+        let mut samples = Samples::default();
+        metrics::replica(&mut samples, &self.server.report(), &self.around());
+        self.server.with_replica(|replica| {
+            metrics::counters(&mut samples, replica.counters());
+            (self.extras.metrics)(replica.machine(), &mut samples);
+        });
+        metrics::memory(&mut samples, self.memory.get().map(Vec::as_slice).unwrap_or_default());
+        samples.counter("loop_turns", "Turns of the loop", Vec::new(), self.server.loop_turns());
+        for (name, value) in self.server.net_counters().iter() {
+            let labels = vec![("event", name.to_owned())];
+            samples.counter("connection_events", "What happened to connections", labels, value);
+        }
+        if let Some(gateway) = self.gateway.get() {
+            metrics::gateway(&mut samples, &gateway.counters());
+        }
+        samples.text()
+    }
+
+    fn live(&self) -> Result<String, String> {
+        let (turns, at) = self.turns.get();
+        let takes_part = self.server.report().status == PeerStatus::Normal;
+        if takes_part && at.elapsed() > LOOP_SILENCE_MAX {
+            return Err(format!("the loop has not turned for {:.0?}", at.elapsed()));
+        }
+        Ok(format!("the loop has turned {turns} times"))
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        inspect::readiness(&self.server.report(), &self.around())
+    }
+}
+
+fn json<T: serde::Serialize>(value: &T) -> Result<String, String> {
+    serde_json::to_string(value).map_err(|error| error.to_string())
+}
+
+fn local_address(listener: &TcpListener) -> Option<String> {
+    listener.local_addr().ok().map(|address| address.to_string())
+}
+
+fn server_config(config: &Config) -> ServerConfig {
+    ServerConfig {
+        connections_max: config.connections_max,
+        ..ServerConfig::new(
+            config.consensus.clone(),
+            config.cluster.clone(),
+            config.peers.clone(),
+            config.listen.clone(),
+        )
+    }
+}
+
+fn stop_result(reason: StopReason) -> Result<(), NodeError> {
+    match reason {
+        StopReason::Asked => Ok(()),
+        StopReason::Halted(why @ HaltReason::Divergence { .. }) => {
+            Err(NodeError::Divergence(inspect::halt_text(why)))
+        }
+        StopReason::Halted(why) => Err(NodeError::Stopped(inspect::halt_text(why))),
+    }
+}
