@@ -129,6 +129,7 @@ start_ours() {
 }
 
 record() { # side, row, value
+    [[ $3 =~ ^[0-9]+(\.[0-9]+)?$ ]] || { echo "  side $1: no figure for $2" >&2; return 0; }
     echo "$3" >>"$scratch/$1.$2"
 }
 
@@ -182,7 +183,7 @@ row() { # title, row of the records, format of a value
     for value in "$a" "$b" "$c" "$d"; do
         [[ $value == - ]] && values+=(-) || values+=("$(awk -v v="$value" -v f="$3" 'BEGIN { printf f, v }')")
     done
-    printf ' %-34s %10s %10s %10s %10s   %6s %6s %6s\n' "$1" "${values[@]}" \
+    printf ' %-38s %10s %10s %10s %10s   %6s %6s %6s\n' "$1" "${values[@]}" \
         "$(ratio "$d" "$a")" "$(ratio "$d" "$b")" "$(ratio "$d" "$c")"
 }
 
@@ -198,7 +199,7 @@ for round in $(seq "$rounds"); do
     stop_servers
 done
 
-printf ' %-34s %10s %10s %10s %10s   %6s %6s %6s\n' "SET, 128 bytes, medians" "(a) alone" "(b) async" \
+printf ' %-38s %10s %10s %10s %10s   %6s %6s %6s\n' "SET, 128 bytes, medians" "(a) alone" "(b) async" \
     "(c) WAIT 1" "(d) ours" d/a d/b d/c
 if ((redis_benchmark)); then
     row "redis-benchmark -c 50 -P 1, /s" rb1 %.0f
@@ -208,5 +209,5 @@ fi
 row "vsr-cli bench -c 50 -P 1, /s" cli1 %.0f
 row "vsr-cli bench -c 50 -P 16, /s" cli16 %.0f
 row "vsr-cli bench -c 50 -P 64, /s" cli64 %.0f
-((redis_benchmark)) && row "redis-benchmark -c 1, p50 in us" rbp50 %.1f
-row "vsr-cli bench -c 1, p50 in us" clip50 %.1f
+((redis_benchmark)) && row "redis-benchmark -c 1, p50, us (less)" rbp50 %.1f
+row "vsr-cli bench -c 1, p50, us (less)" clip50 %.1f

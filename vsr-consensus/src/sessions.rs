@@ -121,11 +121,19 @@ pub(crate) struct Executed {
     pub(crate) index: u32,
 }
 
+/// The last request of a session that was put into a batch, and that batch's op. The op matters: a
+/// request that was damaged in the batch is not executed there (M2), and its retry is welcome then.
+#[derive(Clone, Copy, Debug, Default)]
+struct InFlight {
+    request: RequestNumber,
+    op: Op,
+}
+
 #[derive(Debug)]
 pub(crate) struct Sessions {
     entries: Box<[Entry]>,
-    /// The primary's memory of what it has prepared but not executed; not part of the state.
-    in_flight: Box<[RequestNumber]>,
+    /// The primary's memory of what it has put into batches; not part of the state.
+    in_flight: Box<[InFlight]>,
     /// Towards older and newer sessions.
     older: Box<[u32]>,
     newer: Box<[u32]>,
@@ -136,6 +144,8 @@ pub(crate) struct Sessions {
     count: usize,
     /// Open addressing with linear probing and backward-shift deletion (Knuth, vol. 3, 6.4 R).
     index: Box<[u32]>,
+    /// Where in the index each slot is: what tells a flipped bit there from a client unknown.
+    places: Box<[u32]>,
     replies: Replies,
     digest: u128,
 }
@@ -148,7 +158,7 @@ impl Sessions {
         newer[sessions - 1] = NONE;
         Self {
             entries: vec![Entry::zeroed(); sessions].into_boxed_slice(),
-            in_flight: vec![RequestNumber::ZERO; sessions].into_boxed_slice(),
+            in_flight: vec![InFlight::default(); sessions].into_boxed_slice(),
             older: vec![NONE; sessions].into_boxed_slice(),
             newer,
             oldest: NONE,
@@ -156,6 +166,7 @@ impl Sessions {
             free: 0,
             count: 0,
             index: vec![NONE; Self::index_size(sessions)].into_boxed_slice(),
+            places: vec![NONE; sessions].into_boxed_slice(),
             replies: Replies::new(reply_bytes),
             digest: 0,
         }
@@ -168,7 +179,7 @@ impl Sessions {
 
     /// The bytes that a table of this size takes.
     pub(crate) const fn memory(sessions: usize, reply_bytes: usize) -> usize {
-        sessions * (size_of::<Entry>() + size_of::<RequestNumber>() + 2 * size_of::<u32>())
+        sessions * (size_of::<Entry>() + size_of::<InFlight>() + 3 * size_of::<u32>())
             + Self::index_size(sessions) * size_of::<u32>()
             + Replies::memory(reply_bytes)
     }
@@ -219,14 +230,20 @@ impl Sessions {
         self.find(client).map(SessionSlot)
     }
 
-    /// Whether `request` is being worked on (R1.3e).
-    pub(crate) fn is_in_flight(&self, slot: SessionSlot, request: RequestNumber) -> bool {
-        self.in_flight[slot.0 as usize] == request
+    /// Whether `request` is being worked on (R1.3e), everything up to `applied` being executed.
+    pub(crate) fn is_in_flight(
+        &self,
+        slot: SessionSlot,
+        request: RequestNumber,
+        applied: Op,
+    ) -> bool {
+        let last = self.in_flight[slot.0 as usize];
+        last.request == request && last.op > applied
     }
 
-    /// Notes that `request` has been put into a batch.
-    pub(crate) fn set_in_flight(&mut self, slot: SessionSlot, request: RequestNumber) {
-        self.in_flight[slot.0 as usize] = request;
+    /// Notes that `request` has been put into the batch that becomes `op`.
+    pub(crate) fn set_in_flight(&mut self, slot: SessionSlot, request: RequestNumber, op: Op) {
+        self.in_flight[slot.0 as usize] = InFlight { request, op };
     }
 
     pub(crate) fn session_number(&self, slot: SessionSlot) -> SessionNumber {
@@ -253,7 +270,7 @@ impl Sessions {
             reply_block: NO_BLOCK,
             ..Entry::zeroed()
         };
-        self.in_flight[slot as usize] = RequestNumber::ZERO;
+        self.in_flight[slot as usize] = InFlight::default();
         self.index_insert(client, slot);
         self.link_newest(slot);
         self.count += 1;
@@ -388,9 +405,19 @@ impl Sessions {
         let mut place = self.home(client);
         loop {
             let slot = self.index[place];
-            if slot == NONE || self.entries[slot as usize].client == client {
+            if slot == NONE {
                 return place;
             }
+            // N17: "unknown" must not be what a flipped bit says.
+            assert!(
+                self.places[slot as usize] as usize == place,
+                "the sessions' index is damaged (R6.8)"
+            );
+            if self.entries[slot as usize].client == client {
+                return place;
+            }
+            // Not this one, unless its name is damaged.
+            self.entry(slot);
             place = (place + 1) & (self.index.len() - 1);
         }
     }
@@ -403,7 +430,12 @@ impl Sessions {
     fn index_insert(&mut self, client: ClientId, slot: u32) {
         let place = self.probe(client);
         assert!(self.index[place] == NONE, "a client is in the index once");
+        self.put(place, slot);
+    }
+
+    fn put(&mut self, place: usize, slot: u32) {
         self.index[place] = slot;
+        self.places[slot as usize] = place as u32;
     }
 
     fn index_remove(&mut self, client: ClientId) {
@@ -420,7 +452,7 @@ impl Sessions {
             // An entry may move back into the hole unless its home lies between hole and place.
             let home = self.home(self.entries[slot as usize].client);
             if (place.wrapping_sub(home) & mask) >= (place.wrapping_sub(hole) & mask) {
-                self.index[hole] = slot;
+                self.put(hole, slot);
                 hole = place;
             }
         }

@@ -26,22 +26,46 @@ pub fn text(config: &Config, addresses: &Addresses, memory: &[(String, usize)]) 
     };
     let consensus = &config.consensus;
     line("cluster", &config.cluster);
-    line("replica", &format!("{} of {}: {}", consensus.replica, consensus.replicas, survives(config)));
+    line(
+        "replica",
+        &format!(
+            "{} of {}: {}",
+            consensus.replica,
+            consensus.replicas,
+            survives(config)
+        ),
+    );
     for (index, peer) in config.peers.iter().enumerate() {
-        let here = if index == consensus.replica.as_usize() { "  (this one)" } else { "" };
-        line(if index == 0 { "peers" } else { "" }, &format!("R{index} {peer}{here}"));
+        let here = if index == consensus.replica.as_usize() {
+            "  (this one)"
+        } else {
+            ""
+        };
+        line(
+            if index == 0 { "peers" } else { "" },
+            &format!("R{index} {peer}{here}"),
+        );
     }
-    line("native", &format!("{}  replicas, native clients, vsr-cli", addresses.native));
+    line(
+        "native",
+        &format!("{}  replicas, native clients, vsr-cli", addresses.native),
+    );
     match &addresses.resp {
         Some(resp) => line("resp", &format!("{resp}  Redis clients")),
         None => line("resp", "off"),
     }
     match &addresses.admin {
-        Some(admin) => line("admin", &format!("http://{admin}  /metrics /livez /readyz /status")),
+        Some(admin) => line(
+            "admin",
+            &format!("http://{admin}  /metrics /livez /readyz /status"),
+        ),
         None => line("admin", "off"),
     }
     let sum: usize = memory.iter().map(|(_, bytes)| bytes).sum();
-    line("memory", &format!("{} reserved now, and no more later", show_size(sum)));
+    line(
+        "memory",
+        &format!("{} reserved now, and no more later", show_size(sum)),
+    );
     for (part, bytes) in memory {
         line("", &format!("{:>10}  {part}", show_size(*bytes)));
     }
@@ -52,7 +76,10 @@ pub fn text(config: &Config, addresses: &Addresses, memory: &[(String, usize)]) 
 /// How many crashes the cluster survives, in words.
 #[must_use]
 pub fn survives(config: &Config) -> &'static str {
-    match (config.consensus.replicas, config.consensus.failures_survived()) {
+    match (
+        config.consensus.replicas,
+        config.consensus.failures_survived(),
+    ) {
         (1, _) => "survives no crash (for development; use 3 or more replicas for data you need)",
         (2, _) => "survives no crash (two need both; use 3 or more replicas for data you need)",
         (_, 1) => "survives 1 crash",
@@ -85,7 +112,10 @@ mod tests {
             resp: Some("127.0.0.1:6379".into()),
             admin: None,
         };
-        let memory = [("journal".to_owned(), 256 << 20), ("sessions".to_owned(), 1 << 20)];
+        let memory = [
+            ("journal".to_owned(), 256 << 20),
+            ("sessions".to_owned(), 1 << 20),
+        ];
         text(&config, &addresses, &memory)
     }
 

@@ -8,8 +8,11 @@ use tokio::time::interval;
 use crate::local::{LocalCluster, LocalError, Member, members_from, say};
 
 /// Smaller than the defaults: several replicas share one machine.
-const SETTINGS: [(&str, &str); 3] =
-    [("memory", "256MiB"), ("journal-size", "64MiB"), ("log-level", "warn")];
+const SETTINGS: [(&str, &str); 3] = [
+    ("memory", "256MiB"),
+    ("journal-size", "64MiB"),
+    ("log-level", "warn"),
+];
 
 /// Starts the cluster, says where it is, and keeps it until `stop` resolves.
 ///
@@ -41,16 +44,33 @@ pub async fn run(
 }
 
 fn announce(cluster: &LocalCluster, id: &str) {
-    say(&format!("A cluster for development, {id}. Its data is gone when it stops.\n"));
+    say(&format!(
+        "A cluster for development, {id}. Its data is gone when it stops.\n"
+    ));
     say("      redis                native               admin                       process");
-    for (index, (member, process)) in cluster.members().iter().zip(cluster.processes()).enumerate() {
-        let Member { native, resp, admin } = member;
+    for (index, (member, process)) in cluster
+        .members()
+        .iter()
+        .zip(cluster.processes())
+        .enumerate()
+    {
+        let Member {
+            native,
+            resp,
+            admin,
+        } = member;
         let process = process.map_or_else(|| "-".into(), |pid| pid.to_string());
-        say(&format!("  R{index}  {resp:<19}  {native:<19}  http://{admin:<19}  {process}"));
+        say(&format!(
+            "  R{index}  {resp:<19}  {native:<19}  http://{admin:<19}  {process}"
+        ));
     }
     let first = &cluster.members()[0];
     let port = first.resp.rsplit(':').next().unwrap_or_default();
-    let endpoints: Vec<&str> = cluster.members().iter().map(|m| m.native.as_str()).collect();
+    let endpoints: Vec<&str> = cluster
+        .members()
+        .iter()
+        .map(|m| m.native.as_str())
+        .collect();
     say(&format!(
         "\nTry:  redis-cli -p {port} set greeting hello\n      vsr-cli --endpoints {} status\nCtrl-C stops it.",
         endpoints.join(",")

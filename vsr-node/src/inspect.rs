@@ -3,6 +3,9 @@
 //! Everything is plain data with serde on both sides, so that a tool reads exactly what a node wrote.
 //! Identifiers of 128 bits are hexadecimal text, because JSON numbers cannot hold them.
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -252,7 +255,10 @@ impl Progress {
     /// Looks at the replica once more.
     pub fn observe(&mut self, report: &Report, now: Instant) {
         if report.commit != self.commit || report.op == report.commit {
-            *self = Self { commit: report.commit, at: now };
+            *self = Self {
+                commit: report.commit,
+                at: now,
+            };
         }
     }
 }
@@ -282,12 +288,22 @@ pub fn readiness(report: &Report, around: &Surroundings<'_>) -> Result<(), Strin
                 quorum - 1
             ));
         }
-    } else if !report.peers.get(report.primary.as_usize()).is_some_and(heard) {
-        return Err(format!("has not heard from the primary {} lately", report.primary));
+    } else if !report
+        .peers
+        .get(report.primary.as_usize())
+        .is_some_and(heard)
+    {
+        return Err(format!(
+            "has not heard from the primary {} lately",
+            report.primary
+        ));
     }
     let waited = around.now.since(around.progress.at);
     if report.op > report.commit && report.commit == around.progress.commit && waited >= patience {
-        return Err(format!("op {} has waited for its commit for {waited:.1?}", report.commit.next()));
+        return Err(format!(
+            "op {} has waited for its commit for {waited:.1?}",
+            report.commit.next()
+        ));
     }
     Ok(())
 }
@@ -311,7 +327,10 @@ pub fn status(report: &Report, around: &Surroundings<'_>) -> Status {
         quorum: consensus.quorum(),
         failures_survived: consensus.failures_survived(),
         address: address(around.config, report.replica),
-        incarnation: format!("{}-{:016x}", report.incarnation.counter, report.incarnation.random),
+        incarnation: format!(
+            "{}-{:016x}",
+            report.incarnation.counter, report.incarnation.random
+        ),
         status: status_name(report.status).into(),
         halted: report.halted.map(halt_text),
         role: role.into(),
@@ -324,7 +343,10 @@ pub fn status(report: &Report, around: &Surroundings<'_>) -> Status {
         commit: report.commit.raw(),
         applied: report.applied.raw(),
         tail: report.tail.raw(),
-        digest: Digest { op: report.digest.op.raw(), digest: report.digest.digest.to_string() },
+        digest: Digest {
+            op: report.digest.op.raw(),
+            digest: report.digest.digest.to_string(),
+        },
         sessions: report.sessions as u64,
         in_flight: report.in_flight as u64,
         chain: report.route.hops().map(ReplicaIndex::raw).collect(),
@@ -352,25 +374,29 @@ fn others(report: &Report) -> impl Iterator<Item = (ReplicaIndex, &PeerReport)> 
 }
 
 fn address(config: &Config, replica: ReplicaIndex) -> String {
-    config.peers.get(replica.as_usize()).cloned().unwrap_or_default()
+    config
+        .peers
+        .get(replica.as_usize())
+        .cloned()
+        .unwrap_or_default()
 }
 
 fn peers(report: &Report, around: &Surroundings<'_>) -> Vec<Peer> {
     let describe = |(index, peer): (ReplicaIndex, &PeerReport)| {
         let link = around.links.iter().find(|link| link.replica == index);
         Peer {
-        replica: index.raw(),
-        address: address(around.config, index),
-        status: peer.status.map(|status| status_name(status).into()),
-        view: peer.view.raw(),
-        op: peer.op.raw(),
-        applied: peer.applied.raw(),
-        tail: peer.tail.raw(),
-        heard_ms: peer.heard.map(|at| around.now.since(at).as_millis() as u64),
-        round_trip_us: (peer.round_trip_ns > 0).then(|| peer.round_trip_ns as f64 / 1000.0),
-        suspect: peer.suspect,
-        connected: link.is_some_and(|link| link.is_up),
-        link_error: link.and_then(|link| link.last_error.clone()),
+            replica: index.raw(),
+            address: address(around.config, index),
+            status: peer.status.map(|status| status_name(status).into()),
+            view: peer.view.raw(),
+            op: peer.op.raw(),
+            applied: peer.applied.raw(),
+            tail: peer.tail.raw(),
+            heard_ms: peer.heard.map(|at| around.now.since(at).as_millis() as u64),
+            round_trip_us: (peer.round_trip_ns > 0).then(|| peer.round_trip_ns as f64 / 1000.0),
+            suspect: peer.suspect,
+            connected: link.is_some_and(|link| link.is_up),
+            link_error: link.and_then(|link| link.last_error.clone()),
         }
     };
     others(report).map(describe).collect()
@@ -405,7 +431,9 @@ pub fn log<S: StateMachine>(replica: &Replica<S>, count: u64) -> Vec<Entry> {
     let last = replica.report().op;
     let count = if count == 0 { 20 } else { count.min(LOG_MAX) };
     let first = last.minus(count - 1).raw().max(1);
-    (first..=last.raw()).filter_map(|op| entry(replica, Op::new(op))).collect()
+    (first..=last.raw())
+        .filter_map(|op| entry(replica, Op::new(op)))
+        .collect()
 }
 
 fn entry<S: StateMachine>(replica: &Replica<S>, op: Op) -> Option<Entry> {
@@ -428,11 +456,20 @@ fn entry<S: StateMachine>(replica: &Replica<S>, op: Op) -> Option<Entry> {
 pub fn op<S: StateMachine>(replica: &Replica<S>, op: Op) -> Result<EntryDetail, String> {
     let report = replica.report();
     let entry = entry(replica, op).ok_or_else(|| {
-        format!("op {op} is not in the log, which holds {} to {}", report.tail, report.op)
+        format!(
+            "op {op} is not in the log, which holds {} to {}",
+            report.tail, report.op
+        )
     })?;
-    let batch = replica.log_body(op).and_then(|body| Batch::parse(body).ok());
+    let batch = replica
+        .log_body(op)
+        .and_then(|body| Batch::parse(body).ok());
     let Some(batch) = batch else {
-        return Ok(EntryDetail { entry, count: None, requests: Vec::new() });
+        return Ok(EntryDetail {
+            entry,
+            count: None,
+            requests: Vec::new(),
+        });
     };
     let requests = (0_u32..)
         .zip(batch.requests())
@@ -450,7 +487,11 @@ pub fn op<S: StateMachine>(replica: &Replica<S>, op: Op) -> Result<EntryDetail, 
             intact: request.is_intact(),
         })
         .collect();
-    Ok(EntryDetail { entry, count: Some(batch.count().into()), requests })
+    Ok(EntryDetail {
+        entry,
+        count: Some(batch.count().into()),
+        requests,
+    })
 }
 
 /// The session table, at most its first [`LIST_MAX`].
@@ -473,12 +514,21 @@ pub fn sessions<S: StateMachine>(replica: &Replica<S>) -> Vec<Session> {
 pub fn digest<S: StateMachine>(replica: &Replica<S>, op: Op) -> Result<Digest, String> {
     let newest = replica.report().digest;
     if op == Op::ZERO {
-        return Ok(Digest { op: newest.op.raw(), digest: newest.digest.to_string() });
+        return Ok(Digest {
+            op: newest.op.raw(),
+            digest: newest.digest.to_string(),
+        });
     }
     let digest = replica.digest_at(op).ok_or_else(|| {
-        format!("no digest is remembered at op {op}; the newest was taken at op {}", newest.op)
+        format!(
+            "no digest is remembered at op {op}; the newest was taken at op {}",
+            newest.op
+        )
     })?;
-    Ok(Digest { op: op.raw(), digest: digest.to_string() })
+    Ok(Digest {
+        op: op.raw(),
+        digest: digest.to_string(),
+    })
 }
 
 /// Every setting with its origin; no password is among them.
@@ -496,10 +546,16 @@ pub fn settings(config: &Config) -> Vec<Setting> {
 #[must_use]
 pub fn limits(config: &Config, memory: &[(String, usize)]) -> Limits {
     use vsr_types::limits;
-    let part = |name: &str, value: usize| Part { name: name.into(), value: value as u64 };
+    let part = |name: &str, value: usize| Part {
+        name: name.into(),
+        value: value as u64,
+    };
     let consensus = &config.consensus;
     Limits {
-        memory: memory.iter().map(|(name, bytes)| part(name, *bytes)).collect(),
+        memory: memory
+            .iter()
+            .map(|(name, bytes)| part(name, *bytes))
+            .collect(),
         limits: vec![
             part("replicas_max", limits::REPLICAS_MAX),
             part("frame_size_max_bytes", limits::FRAME_SIZE_MAX),

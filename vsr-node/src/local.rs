@@ -109,9 +109,24 @@ pub fn free_members(replicas: usize) -> Result<Vec<Member>, LocalError> {
         io::Result::Ok(address)
     };
     (0..replicas)
-        .map(|_| Ok(Member { native: address()?, resp: address()?, admin: address()? }))
+        .map(|_| {
+            Ok(Member {
+                native: address()?,
+                resp: address()?,
+                admin: address()?,
+            })
+        })
         .collect::<io::Result<_>>()
         .map_err(system("no free ports"))
+}
+
+/// Native addresses for `replicas` replicas on ports that are free at this moment.
+///
+/// # Errors
+/// When the system has none.
+pub fn free_peers(replicas: usize) -> Result<Vec<String>, LocalError> {
+    let members = free_members(replicas)?;
+    Ok(members.into_iter().map(|member| member.native).collect())
 }
 
 /// Addresses of `replicas` replicas from a base port: RESP ports from there on, native ports from
@@ -120,18 +135,26 @@ pub fn free_members(replicas: usize) -> Result<Vec<Member>, LocalError> {
 /// # Errors
 /// When one of them is taken.
 pub fn members_from(base_port: u16, replicas: usize) -> Result<Vec<Member>, LocalError> {
-    let taken = |offset: u16, index: usize| {
-        let port = u16::try_from(usize::from(base_port) + usize::from(offset) + index)
-            .map_err(|_| LocalError::Port { port: base_port, error: io::Error::other("too high") })?;
-        match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
-            Ok(_) => Ok(format!("127.0.0.1:{port}")),
-            Err(error) => Err(LocalError::Port { port, error }),
-        }
-    };
+    let taken =
+        |offset: u16, index: usize| {
+            let port = u16::try_from(usize::from(base_port) + usize::from(offset) + index)
+                .map_err(|_| LocalError::Port {
+                    port: base_port,
+                    error: io::Error::other("too high"),
+                })?;
+            match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+                Ok(_) => Ok(format!("127.0.0.1:{port}")),
+                Err(error) => Err(LocalError::Port { port, error }),
+            }
+        };
     (0..replicas)
         .map(|index| {
             let (resp, native) = (taken(0, index)?, taken(621, index)?);
-            Ok(Member { native, resp, admin: taken(2721, index)? })
+            Ok(Member {
+                native,
+                resp,
+                admin: taken(2721, index)?,
+            })
         })
         .collect()
 }
@@ -155,12 +178,21 @@ impl LocalCluster {
         members: Vec<Member>,
         settings: &[(&str, &str)],
     ) -> Result<Self, LocalError> {
-        let peers: Vec<&str> = members.iter().map(|member| member.native.as_str()).collect();
+        let peers: Vec<&str> = members
+            .iter()
+            .map(|member| member.native.as_str())
+            .collect();
         let peers = peers.join(",");
         let mut children = Vec::new();
         for (index, member) in members.iter().enumerate() {
             let mut command = Command::new(program);
-            command.args(["start", "--until-stdin-closes", "--quiet", "--cluster", name]);
+            command.args([
+                "start",
+                "--until-stdin-closes",
+                "--quiet",
+                "--cluster",
+                name,
+            ]);
             command.args(["--peers", &peers, "--replica", &index.to_string()]);
             command.args(["--resp", &member.resp, "--admin", &member.admin]);
             for (setting, value) in settings {
@@ -171,10 +203,17 @@ impl LocalCluster {
             for field in FIELDS {
                 command.env_remove(field.variable());
             }
-            command.stdin(Stdio::piped()).stdout(Stdio::null()).kill_on_drop(true);
+            command
+                .stdin(Stdio::piped())
+                .stdout(Stdio::null())
+                .kill_on_drop(true);
             children.push(command.spawn().map_err(system("cannot start a replica"))?);
         }
-        Ok(Self { name: name.to_owned(), members, children })
+        Ok(Self {
+            name: name.to_owned(),
+            members,
+            children,
+        })
     }
 
     /// Who is in it.
@@ -242,9 +281,14 @@ impl LocalCluster {
         const PATH: &str = "/status";
         let mut statuses = Vec::new();
         for (replica, member) in self.members.iter().enumerate() {
-            let fail = |reason: String| LocalError::Answer { replica, path: PATH, reason };
-            let (_, body) =
-                get(&member.admin, PATH).await.map_err(|error| fail(error.to_string()))?;
+            let fail = |reason: String| LocalError::Answer {
+                replica,
+                path: PATH,
+                reason,
+            };
+            let (_, body) = get(&member.admin, PATH)
+                .await
+                .map_err(|error| fail(error.to_string()))?;
             let status = serde_json::from_str(&body).map_err(|error| fail(error.to_string()))?;
             statuses.push(status);
         }
@@ -295,6 +339,10 @@ pub async fn get(address: &str, path: &str) -> io::Result<(u16, String)> {
     };
     let no_http = || io::Error::new(io::ErrorKind::InvalidData, "no HTTP answer");
     let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(no_http)?;
-    let code = head.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or_else(no_http)?;
+    let code = head
+        .split(' ')
+        .nth(1)
+        .and_then(|code| code.parse().ok())
+        .ok_or_else(no_http)?;
     Ok((code, body.to_owned()))
 }

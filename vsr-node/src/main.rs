@@ -11,10 +11,10 @@ use clap::{Parser, Subcommand};
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
 use vsr_net::init::InitError;
-use vsr_node::config::{self, Flags};
+use vsr_node::config::{self, Flags, LogFormat};
 use vsr_node::inspect::VERSION;
 use vsr_node::local::LocalError;
-use vsr_node::node::{Node, NodeError};
+use vsr_node::node::{Node, NodeError, Started};
 use vsr_node::{Config, banner, demo, dev, logging};
 use vsr_types::limits;
 
@@ -166,6 +166,7 @@ fn start(arguments: &Start) -> u8 {
         Err(error) => return fail(USAGE, &error),
     };
     logging::start(&config);
+    warn_of_misspelt_variables();
     let quiet = arguments.quiet;
     let until_stdin_closes = arguments.until_stdin_closes;
     run(async move {
@@ -174,11 +175,7 @@ fn start(arguments: &Start) -> u8 {
             .with_shutdown(asked_to_stop(until_stdin_closes))
             .on_start(move |started| {
                 if !quiet {
-                    say(&banner::text(
-                        &announced,
-                        &started.addresses,
-                        &started.memory,
-                    ));
+                    announce(&announced, started);
                 }
             });
         Ok(match node.serve_key_values().await {
@@ -187,6 +184,40 @@ fn start(arguments: &Start) -> u8 {
             Err(error) => fail(FAILED, &error),
         })
     })
+}
+
+/// The banner for people; for programs that read the log, one more line of it.
+fn announce(config: &Config, started: &Started) {
+    let Started { addresses, memory } = started;
+    if config.log_format == LogFormat::Text {
+        say(&banner::text(config, addresses, memory));
+        return;
+    }
+    tracing::info!(
+        version = VERSION,
+        cluster = config.cluster,
+        replica = config.consensus.replica.raw(),
+        peers = config.peers.join(","),
+        native = addresses.native,
+        resp = addresses.resp,
+        admin = addresses.admin,
+        memory_bytes = memory.iter().map(|(_, bytes)| bytes).sum::<usize>(),
+        failures_survived = config.consensus.failures_survived(),
+        "started, blank: waits for init or for a cluster to recover from"
+    );
+}
+
+fn warn_of_misspelt_variables() {
+    let names: Vec<String> = std::env::vars_os()
+        .filter_map(|(name, _)| name.into_string().ok())
+        .collect();
+    for (name, meant) in config::misspelt_variables(names.iter().map(String::as_str)) {
+        tracing::warn!(
+            name,
+            meant,
+            "an environment variable is not known and was ignored"
+        );
+    }
 }
 
 /// Resolves when a signal, or the end of standard input, asks for an orderly end. A second signal

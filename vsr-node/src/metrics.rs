@@ -15,7 +15,7 @@ use prometheus_client::registry::{Registry, Unit};
 use vsr_consensus::{Counters, Report};
 
 use crate::gateway::GatewayCounters;
-use crate::inspect::{Surroundings, readiness, status_name};
+use crate::inspect::{Peer, Surroundings, readiness, status_name};
 use crate::kv::KvReport;
 
 /// What a scrape answers with.
@@ -66,7 +66,12 @@ impl Samples {
             Some(family) => family.points.push((labels, number)),
             None => {
                 let points = vec![(labels, number)];
-                self.families.push(Family { name: name.into(), help, unit, points });
+                self.families.push(Family {
+                    name: name.into(),
+                    help,
+                    unit,
+                    points,
+                });
             }
         }
     }
@@ -122,41 +127,88 @@ impl Collector for Samples {
 
 /// The replica's own numbers.
 pub fn replica(samples: &mut Samples, report: &Report, around: &Surroundings<'_>) {
-    let none = Vec::new;
     let build = vec![("version", crate::inspect::VERSION.to_owned())];
     samples.gauge("build_info", "The version of this program", build, 1);
-    samples.real("uptime_seconds", "Since the process started", none(), around.uptime.as_secs_f64());
-    samples.gauge("memory_plan_bytes", "The memory reserved at start", none(), around.memory as u64);
-    let ready = u64::from(readiness(report, around).is_ok());
-    samples.gauge("ready", "1 when the replica takes part and commits", none(), ready);
+    let uptime = around.uptime.as_secs_f64();
+    samples.real(
+        "uptime_seconds",
+        "Since the process started",
+        Vec::new(),
+        uptime,
+    );
     for name in ["blank", "recovering", "normal", "view-change", "halted"] {
         let labels = vec![("status", name.to_owned())];
         let on = u64::from(status_name(report.status) == name);
         samples.gauge("status", "1 at the status the replica is in", labels, on);
     }
-    let primary = u64::from(report.primary == report.replica);
-    samples.gauge("is_primary", "1 at the primary", none(), primary);
-    samples.gauge("view", "The view", none(), report.view.raw());
-    samples.gauge("epoch", "The epoch", none(), report.epoch.raw());
-    samples.gauge("op", "The last op in the log", none(), report.op.raw());
-    samples.gauge("commit_op", "The last op known to be committed", none(), report.commit.raw());
-    samples.gauge("applied_op", "The last op executed", none(), report.applied.raw());
-    samples.gauge("journal_tail_op", "The oldest op held", none(), report.tail.raw());
-    samples.gauge("sessions", "Open client sessions", none(), report.sessions as u64);
-    samples.gauge("prepares_in_flight", "Batches on their way", none(), report.in_flight as u64);
+    let mut gauge = |name, help, value| samples.gauge(name, help, Vec::new(), value);
+    let ready = readiness(report, around).is_ok();
+    gauge(
+        "memory_plan_bytes",
+        "The memory reserved at start",
+        around.memory as u64,
+    );
+    gauge(
+        "ready",
+        "1 when the replica takes part and commits",
+        ready.into(),
+    );
+    gauge(
+        "is_primary",
+        "1 at the primary",
+        (report.primary == report.replica).into(),
+    );
+    gauge("view", "The view", report.view.raw());
+    gauge("epoch", "The epoch", report.epoch.raw());
+    gauge("op", "The last op in the log", report.op.raw());
+    gauge(
+        "commit_op",
+        "The last op known to be committed",
+        report.commit.raw(),
+    );
+    gauge("applied_op", "The last op executed", report.applied.raw());
+    gauge("journal_tail_op", "The oldest op held", report.tail.raw());
+    gauge("sessions", "Open client sessions", report.sessions as u64);
+    gauge(
+        "prepares_in_flight",
+        "Batches on their way",
+        report.in_flight as u64,
+    );
     for peer in crate::inspect::status(report, around).peers {
-        let label = || vec![("peer", peer.replica.to_string())];
-        samples.gauge("peer_op", "The last op the peer holds", label(), peer.op);
-        samples.gauge("peer_applied_op", "The last op the peer executed", label(), peer.applied);
-        let suspect = u64::from(peer.suspect);
-        samples.gauge("peer_suspect", "1: too slow, left out of the chain", label(), suspect);
-        if let Some(ms) = peer.heard_ms {
-            let seconds = ms as f64 / 1e3;
-            samples.real("peer_silence_seconds", "Since the peer was heard", label(), seconds);
-        }
-        if let Some(us) = peer.round_trip_us {
-            samples.real("peer_round_trip_seconds", "A ping and its answer", label(), us / 1e6);
-        }
+        self::peer(samples, &peer);
+    }
+}
+
+/// What the replica knows of another.
+fn peer(samples: &mut Samples, peer: &Peer) {
+    let label = || vec![("peer", peer.replica.to_string())];
+    let mut gauge = |name, help, value| samples.gauge(name, help, label(), value);
+    gauge("peer_op", "The last op the peer holds", peer.op);
+    gauge(
+        "peer_applied_op",
+        "The last op the peer executed",
+        peer.applied,
+    );
+    gauge(
+        "peer_suspect",
+        "1: too slow, left out of the chain",
+        peer.suspect.into(),
+    );
+    gauge(
+        "peer_connected",
+        "1 while there is a connection",
+        peer.connected.into(),
+    );
+    let mut real = |name, help, value| samples.real(name, help, label(), value);
+    if let Some(ms) = peer.heard_ms {
+        real(
+            "peer_silence_seconds",
+            "Since the peer was heard",
+            ms as f64 / 1e3,
+        );
+    }
+    if let Some(us) = peer.round_trip_us {
+        real("peer_round_trip_seconds", "A ping and its answer", us / 1e6);
     }
 }
 
@@ -168,11 +220,21 @@ pub fn counters(samples: &mut Samples, counters: &Counters) {
     }
     for (reason, count) in counters.drops_by_reason() {
         let labels = vec![("reason", reason.to_owned())];
-        samples.counter("messages_dropped", "Messages ignored, by reason", labels, count);
+        samples.counter(
+            "messages_dropped",
+            "Messages ignored, by reason",
+            labels,
+            count,
+        );
     }
     for (command, received, sent) in counters.messages() {
         let label = || vec![("command", command.name().to_owned())];
-        samples.counter("messages_received", "Messages received, by command", label(), received);
+        samples.counter(
+            "messages_received",
+            "Messages received, by command",
+            label(),
+            received,
+        );
         samples.counter("messages_sent", "Messages sent, by command", label(), sent);
     }
 }
@@ -181,7 +243,12 @@ pub fn counters(samples: &mut Samples, counters: &Counters) {
 pub fn memory(samples: &mut Samples, parts: &[(String, usize)]) {
     for (part, bytes) in parts {
         let labels = vec![("part", part.clone())];
-        samples.gauge("memory_part_bytes", "The memory plan, by part", labels, *bytes as u64);
+        samples.gauge(
+            "memory_part_bytes",
+            "The memory plan, by part",
+            labels,
+            *bytes as u64,
+        );
     }
     if let Some(bytes) = resident_bytes() {
         let help = "Memory that the process has touched";
@@ -193,10 +260,20 @@ pub fn memory(samples: &mut Samples, parts: &[(String, usize)]) {
 pub fn gateway(samples: &mut Samples, counters: &GatewayCounters) {
     for (name, value) in counters.iter() {
         if name == "connected_clients" {
-            samples.gauge("resp_clients", "Redis clients connected now", Vec::new(), value);
+            samples.gauge(
+                "resp_clients",
+                "Redis clients connected now",
+                Vec::new(),
+                value,
+            );
         } else {
             let labels = vec![("event", name.to_owned())];
-            samples.counter("resp_events", "What happened on the RESP port", labels, value);
+            samples.counter(
+                "resp_events",
+                "What happened on the RESP port",
+                labels,
+                value,
+            );
         }
     }
 }
@@ -204,10 +281,22 @@ pub fn gateway(samples: &mut Samples, counters: &GatewayCounters) {
 /// What the key-value machine says of itself.
 pub fn key_values(samples: &mut Samples, report: &KvReport) {
     let mut gauge = |name, help, value| samples.gauge(name, help, Vec::new(), value);
-    gauge("keys", "Keys, those included that are due and wait for the sweep", report.keys);
+    gauge(
+        "keys",
+        "Keys, those included that are due and wait for the sweep",
+        report.keys,
+    );
     gauge("keys_expiring", "Keys with a deadline", report.expiring);
-    gauge("kv_used_bytes", "Bytes that hold entries", report.used_bytes);
-    gauge("kv_image_bytes", "Bytes of the whole image", report.image_bytes);
+    gauge(
+        "kv_used_bytes",
+        "Bytes that hold entries",
+        report.used_bytes,
+    );
+    gauge(
+        "kv_image_bytes",
+        "Bytes of the whole image",
+        report.image_bytes,
+    );
     gauge("kv_limit_bytes", "Bytes of the arena", report.limit_bytes);
     let help = "Changes of keys since the cluster began";
     samples.counter("kv_changes", help, Vec::new(), report.changes);
@@ -217,7 +306,9 @@ pub fn key_values(samples: &mut Samples, report: &KvReport) {
 #[must_use]
 pub fn resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes * 1024)
 }
@@ -229,8 +320,18 @@ mod tests {
     #[test]
     fn units_counters_and_labels_are_written_as_openmetrics_wants_them() {
         let mut samples = Samples::default();
-        samples.gauge("memory_part_bytes", "By part", vec![("part", "journal".into())], 5);
-        samples.gauge("memory_part_bytes", "By part", vec![("part", "a \"b\"".into())], 6);
+        samples.gauge(
+            "memory_part_bytes",
+            "By part",
+            vec![("part", "journal".into())],
+            5,
+        );
+        samples.gauge(
+            "memory_part_bytes",
+            "By part",
+            vec![("part", "a \"b\"".into())],
+            6,
+        );
         samples.counter("events", "Things", vec![("event", "x".into())], 7);
         samples.real("uptime_seconds", "Since start", Vec::new(), 1.5);
         let text = samples.text();
@@ -243,9 +344,15 @@ mod tests {
             "vsr_uptime_seconds 1.5",
             "# EOF",
         ] {
-            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+            assert!(
+                text.lines().any(|found| found == line),
+                "{line} is not in\n{text}"
+            );
         }
-        let heads = text.lines().filter(|line| line.starts_with("# TYPE vsr_memory_part")).count();
+        let heads = text
+            .lines()
+            .filter(|line| line.starts_with("# TYPE vsr_memory_part"))
+            .count();
         assert_eq!(heads, 1, "a family is announced once");
     }
 

@@ -85,15 +85,21 @@ pub struct Started {
     pub memory: Vec<(String, usize)>,
 }
 
+/// Whoever is told when all ports are open.
+type Tell = Box<dyn FnOnce(&Started)>;
+
 /// A replica.
 #[derive(Debug)]
 pub struct Node;
 
 impl Node {
     /// Begins to describe a node.
-    #[must_use]
     pub fn builder(config: Config) -> Builder {
-        Builder { config, shutdown: Box::pin(std::future::pending()), on_start: None }
+        Builder {
+            config,
+            shutdown: Box::pin(std::future::pending()),
+            on_start: None,
+        }
     }
 }
 
@@ -102,12 +108,14 @@ impl Node {
 pub struct Builder {
     config: Config,
     shutdown: Pin<Box<dyn Future<Output = ()>>>,
-    on_start: Option<Box<dyn FnOnce(&Started)>>,
+    on_start: Option<Tell>,
 }
 
 impl fmt::Debug for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Builder").field("config", &self.config).finish_non_exhaustive()
+        f.debug_struct("Builder")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
     }
 }
 
@@ -159,7 +167,10 @@ impl Builder {
                 let running = Running::start(config, machine, extras).await?;
                 let gateway = resp.map(|listener| {
                     let port = Rc::new(ReplicaPort::new(running.server.clone()));
-                    (listener, Gateway::new(port, gateway_options(&running.config)))
+                    (
+                        listener,
+                        Gateway::new(port, gateway_options(&running.config)),
+                    )
                 });
                 running.run(gateway, self.shutdown, self.on_start).await
             })
@@ -175,7 +186,10 @@ fn gateway_options(config: &Config) -> GatewayOptions {
         operation_size_max: vsr_types::limits::OPERATION_SIZE_MAX
             .min(config.consensus.batch_size_max - vsr_types::limits::BATCH_HEADER_SIZE)
             - vsr_types::limits::REQUEST_HEADER_SIZE,
-        password: config.password.as_ref().map(|password| password.expose().into()),
+        password: config
+            .password
+            .as_ref()
+            .map(|password| password.expose().into()),
         ..GatewayOptions::default()
     }
 }
@@ -184,10 +198,16 @@ async fn listen(
     setting: &'static str,
     address: Option<&str>,
 ) -> Result<Option<TcpListener>, NodeError> {
-    let Some(address) = address else { return Ok(None) };
+    let Some(address) = address else {
+        return Ok(None);
+    };
     match TcpListener::bind(address).await {
         Ok(listener) => Ok(Some(listener)),
-        Err(error) => Err(NodeError::Listen { setting, address: address.to_owned(), error }),
+        Err(error) => Err(NodeError::Listen {
+            setting,
+            address: address.to_owned(),
+            error,
+        }),
     }
 }
 
@@ -213,7 +233,10 @@ struct Extras<S> {
 
 impl<S> Extras<S> {
     fn none() -> Self {
-        Self { memory: Vec::new(), metrics: |_, _| {} }
+        Self {
+            memory: Vec::new(),
+            metrics: |_, _| {},
+        }
     }
 }
 
@@ -232,13 +255,11 @@ struct Running<S: StateMachine + 'static> {
 }
 
 impl<S: StateMachine + 'static> Running<S> {
-    async fn start(
-        config: Config,
-        machine: S,
-        extras: Extras<S>,
-    ) -> Result<Rc<Self>, NodeError> {
+    async fn start(config: Config, machine: S, extras: Extras<S>) -> Result<Rc<Self>, NodeError> {
         let admin = listen("admin", config.admin.as_deref()).await?;
-        let native = listen("listen", Some(&config.listen)).await?.expect("an address was given");
+        let native = listen("listen", Some(&config.listen))
+            .await?
+            .expect("an address was given");
         // The server's clock begins here too: both say the same to less than a look's interval.
         let now = Instant::now();
         let server = Server::start_on(native, server_config(&config), boot(), machine)?;
@@ -259,24 +280,37 @@ impl<S: StateMachine + 'static> Running<S> {
         self: Rc<Self>,
         gateway: Option<(TcpListener, Gateway)>,
         shutdown: Pin<Box<dyn Future<Output = ()>>>,
-        on_start: Option<Box<dyn FnOnce(&Started)>>,
+        on_start: Option<Tell>,
     ) -> Result<(), NodeError> {
         let native = self.server.address().to_string();
-        let mut addresses = Addresses { native, ..Addresses::default() };
+        let mut addresses = Addresses {
+            native,
+            ..Addresses::default()
+        };
         let mut serving: Option<JoinHandle<()>> = None;
         if let Some((listener, gateway)) = gateway {
             addresses.resp = local_address(&listener);
             let served = gateway.clone();
             serving = Some(spawn_local(async move { served.run(listener).await }));
-            assert!(self.gateway.set(gateway).is_ok(), "a node has one RESP port");
+            assert!(
+                self.gateway.set(gateway).is_ok(),
+                "a node has one RESP port"
+            );
         }
         let memory = self.plan();
-        assert!(self.memory.set(memory.clone()).is_ok(), "a node is run once");
+        assert!(
+            self.memory.set(memory.clone()).is_ok(),
+            "a node is run once"
+        );
         let mut tasks = Vec::new();
         if let Some(listener) = self.admin.take() {
             addresses.admin = local_address(&listener);
             let source: Rc<dyn Source> = Rc::clone(&self) as Rc<dyn Source>;
-            tasks.push(spawn_local(admin::serve(listener, source, Bounds::default())));
+            tasks.push(spawn_local(admin::serve(
+                listener,
+                source,
+                Bounds::default(),
+            )));
         }
         tasks.push(spawn_local(Rc::clone(&self).watch()));
         self.answer_tools();
@@ -299,7 +333,9 @@ impl<S: StateMachine + 'static> Running<S> {
 
     /// Takes no more work and answers what there is, for at most the drain time-out.
     async fn drain(&self, serving: Option<JoinHandle<()>>) {
-        let (Some(gateway), Some(serving)) = (self.gateway.get(), serving) else { return };
+        let (Some(gateway), Some(serving)) = (self.gateway.get(), serving) else {
+            return;
+        };
         gateway.stop();
         if timeout(self.config.drain_timeout, serving).await.is_err() {
             tracing::warn!("some clients were still waiting when the drain time-out was over");
@@ -348,7 +384,10 @@ impl<S: StateMachine + 'static> Running<S> {
     }
 
     fn around(&self) -> Surroundings<'_> {
-        let memory = self.memory.get().map_or(0, |parts| parts.iter().map(|(_, bytes)| bytes).sum());
+        let memory = self
+            .memory
+            .get()
+            .map_or(0, |parts| parts.iter().map(|(_, bytes)| bytes).sum());
         Surroundings {
             config: &self.config,
             now: self.now(),
@@ -400,11 +439,24 @@ impl<S: StateMachine + 'static> Source for Running<S> {
             metrics::counters(&mut samples, replica.counters());
             (self.extras.metrics)(replica.machine(), &mut samples);
         });
-        metrics::memory(&mut samples, self.memory.get().map(Vec::as_slice).unwrap_or_default());
-        samples.counter("loop_turns", "Turns of the loop", Vec::new(), self.server.loop_turns());
+        metrics::memory(
+            &mut samples,
+            self.memory.get().map(Vec::as_slice).unwrap_or_default(),
+        );
+        samples.counter(
+            "loop_turns",
+            "Turns of the loop",
+            Vec::new(),
+            self.server.loop_turns(),
+        );
         for (name, value) in self.server.net_counters().iter() {
             let labels = vec![("event", name.to_owned())];
-            samples.counter("connection_events", "What happened to connections", labels, value);
+            samples.counter(
+                "connection_events",
+                "What happened to connections",
+                labels,
+                value,
+            );
         }
         if let Some(gateway) = self.gateway.get() {
             metrics::gateway(&mut samples, &gateway.counters());
@@ -431,7 +483,10 @@ fn json<T: serde::Serialize>(value: &T) -> Result<String, String> {
 }
 
 fn local_address(listener: &TcpListener) -> Option<String> {
-    listener.local_addr().ok().map(|address| address.to_string())
+    listener
+        .local_addr()
+        .ok()
+        .map(|address| address.to_string())
 }
 
 fn server_config(config: &Config) -> ServerConfig {

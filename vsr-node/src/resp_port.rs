@@ -51,7 +51,8 @@ impl<S: StateMachine + 'static> Cluster for ReplicaPort<S> {
     }
 
     fn read_stale(&self, query: &[u8], reply: &mut [u8]) -> usize {
-        self.server.with_replica(|replica| replica.machine().query(&replica.context(), query, reply))
+        self.server
+            .with_replica(|replica| replica.machine().query(&replica.context(), query, reply))
     }
 
     fn random(&self) -> u128 {

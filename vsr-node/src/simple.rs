@@ -81,7 +81,12 @@ impl<M: Simple> SimpleMachine<M> {
     /// Takes the initial state, which must be the same on every replica.
     #[must_use]
     pub const fn new(machine: M) -> Self {
-        Self { machine, changed_at: Op::ZERO, encoded: RefCell::new(None), incoming: Vec::new() }
+        Self {
+            machine,
+            changed_at: Op::ZERO,
+            encoded: RefCell::new(None),
+            incoming: Vec::new(),
+        }
     }
 
     /// The machine itself.
@@ -90,7 +95,11 @@ impl<M: Simple> SimpleMachine<M> {
     }
 
     fn with_encoded<R>(&self, read: impl FnOnce(&[u8]) -> R) -> R {
-        read(self.encoded.borrow_mut().get_or_insert_with(|| self.machine.encode()))
+        read(
+            self.encoded
+                .borrow_mut()
+                .get_or_insert_with(|| self.machine.encode()),
+        )
     }
 }
 
@@ -109,7 +118,9 @@ fn put(reply: &[u8], into: &mut [u8]) -> usize {
 fn fnv1a(bytes: &[u8]) -> u128 {
     const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
-    bytes.iter().fold(OFFSET, |hash, byte| (hash ^ u128::from(*byte)).wrapping_mul(PRIME))
+    bytes.iter().fold(OFFSET, |hash, byte| {
+        (hash ^ u128::from(*byte)).wrapping_mul(PRIME)
+    })
 }
 
 impl<M: Simple> StateMachine for SimpleMachine<M> {
@@ -145,7 +156,10 @@ impl<M: Simple> StateMachine for SimpleMachine<M> {
 
     fn image_read(&self, chunk: u64, into: &mut [u8]) -> usize {
         self.with_encoded(|bytes| {
-            let start = usize::try_from(chunk).expect("64 bits").saturating_mul(CHUNK).min(bytes.len());
+            let start = usize::try_from(chunk)
+                .expect("64 bits")
+                .saturating_mul(CHUNK)
+                .min(bytes.len());
             put(&bytes[start..bytes.len().min(start + CHUNK)], into)
         })
     }
@@ -252,13 +266,20 @@ mod tests {
     #[test]
     fn images_that_are_none_are_refused() {
         let mut machine = filled(1);
-        assert_eq!(machine.image_begin(CHUNKS_MAX + 1), Err(ImageError::TooLarge));
+        assert_eq!(
+            machine.image_begin(CHUNKS_MAX + 1),
+            Err(ImageError::TooLarge)
+        );
         machine.image_begin(2).unwrap();
         assert_eq!(machine.image_put(2, &[0; CHUNK]), Err(ImageError::BadChunk));
         assert_eq!(machine.image_put(0, b"short"), Err(ImageError::BadChunk));
         assert_eq!(machine.image_put(1, &[]), Err(ImageError::BadChunk));
         machine.image_put(1, b"short").unwrap();
-        assert_eq!(machine.image_finish(Op::ZERO), Err(ImageError::Invalid), "chunk 0 is missing");
+        assert_eq!(
+            machine.image_finish(Op::ZERO),
+            Err(ImageError::Invalid),
+            "chunk 0 is missing"
+        );
         machine.image_begin(1).unwrap();
         machine.image_put(0, b"bad state").unwrap();
         assert_eq!(machine.image_finish(Op::ZERO), Err(ImageError::Invalid));

@@ -249,3 +249,20 @@ fn checking_a_file_needs_no_replica_but_finds_mistakes() {
     assert_eq!(error.problems[0].field, "colour");
     assert!(Config::check_file(Path::new("/nowhere/at/all.toml")).is_err());
 }
+
+#[test]
+fn a_misspelt_variable_is_noticed_and_others_are_left_alone() {
+    let names = [
+        "VSR_JOURNAL_SLOT",
+        "VSR_TICK",
+        "VSR_CONFIG",
+        "VSR_ENDPOINTS",
+        "PATH",
+        "VSR_SVC_HOST",
+    ];
+    let found = vsr_node::config::misspelt_variables(names.into_iter());
+    assert_eq!(
+        found,
+        [("VSR_JOURNAL_SLOT", "VSR_JOURNAL_SLOTS".to_owned())]
+    );
+}

@@ -172,7 +172,7 @@ fn an_open_loop_keeps_its_rate() {
     let recorder = shared.recorder.borrow();
     // 520 ms at 4000 per second in batches of 8.
     assert_eq!(fake.commands.get() + recorder.unsent(), 2080);
-    assert!(recorder.answers() > 1500, "{}", recorder.answers());
+    assert!(recorder.answers() > 1000, "{}", recorder.answers());
 }
 
 #[test]

@@ -31,8 +31,9 @@ use crate::{Config, Outbox, PeerReport, Sent, StateMachine};
 const PROBATION_MIN: Duration = Duration::from_millis(250);
 /// The longest: a link that flaps costs at most one time-out every so often.
 const PROBATION_MAX: Duration = Duration::from_secs(16);
-/// The most bytes that are sent to a backup when it stops being a suspect.
-const WELCOME_BYTES_MAX: usize = 1 << 20;
+/// The most bytes that are sent to a backup when it stops being a suspect: half of what a link's send
+/// queue holds.
+const WELCOME_BYTES_MAX: usize = 4 << 20;
 
 /// How a backup gets its prepares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,6 +153,7 @@ impl Links {
     /// What a former life of `peer` said is not counted any more (R2.4).
     pub(super) fn forget(&mut self, peer: ReplicaIndex) {
         self.peers[peer.as_usize()] = Peer::unknown(Mode::Suspect);
+        self.route = self.route_now();
     }
 
     pub(super) fn report(&self, peer: ReplicaIndex, at_primary: bool) -> PeerReport {
@@ -451,12 +453,14 @@ impl<S: StateMachine> Replica<S> {
         }
     }
 
-    /// A suspect that has everything committed is served directly again, starting with what it
+    /// A suspect that has caught up to the pipeline is served directly again, starting with what it
     /// lacks, so that no gap is left between what it fetched and what it is sent.
     pub(super) fn welcome_back(&mut self, backup: ReplicaIndex, out: &mut impl Outbox) {
         let peer = self.links.peers[backup.as_usize()];
         let missing = self.op().distance_from(peer.acked);
-        let close = missing <= self.config.pipeline as u64 && peer.acked >= self.commit;
+        // R3.3: caught up to the pipeline. What is committed meanwhile does not count: under load
+        // there is always something, and the acknowledgement took its time to arrive here.
+        let close = missing <= 2 * self.config.pipeline as u64;
         if peer.mode != Mode::Suspect || !close {
             return;
         }
@@ -468,8 +472,12 @@ impl<S: StateMachine> Replica<S> {
                 .journal
                 .header(op)
                 .map_or(WELCOME_BYTES_MAX, Header::size);
-            let fits = bytes <= WELCOME_BYTES_MAX;
-            if !fits || self.send_prepare(op, backup, Route::NONE, out) == Sent::Dropped {
+            if bytes > WELCOME_BYTES_MAX {
+                // It sees the gap and fetches the rest. Waiting until everything fits would leave it
+                // out for as long as batches are large and the pipeline is full.
+                break;
+            }
+            if self.send_prepare(op, backup, Route::NONE, out) == Sent::Dropped {
                 return;
             }
         }

@@ -109,6 +109,7 @@ impl<S: StateMachine> Replica<S> {
         if prepare.timestamp <= self.head_timestamp {
             return Err(DropReason::Malformed);
         }
+        self.make_room(frame.body().len(), out);
         if !self.journal.room(frame.body().len(), self.applied.next()) {
             // R8.1, trace T24. Others may have room: pass it on all the same (M5).
             self.forward(header, frame.body(), prepare.op, route, out);
@@ -332,6 +333,14 @@ impl<S: StateMachine> Replica<S> {
         let mut bytes = 0;
         while self.can_execute() && bytes < EXECUTE_BYTES_MAX {
             bytes += self.execute_next(out);
+        }
+    }
+
+    /// Executes what is committed until a body of this size fits: a ring that is full of what could
+    /// have been executed is no reason to refuse a prepare.
+    fn make_room(&mut self, body_size: usize, out: &mut impl Outbox) {
+        while !self.journal.room(body_size, self.applied.next()) && self.can_execute() {
+            self.execute_next(out);
         }
     }
 

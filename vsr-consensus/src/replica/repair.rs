@@ -18,8 +18,9 @@ use crate::{DropReason, Outbox, Sent, StateMachine};
 
 /// The most entries asked for at once.
 const ENTRIES_MAX: u64 = 256;
-/// The most bytes asked for at once: well below what a link's send queue holds.
-const BYTES_MAX: u64 = 1 << 20;
+/// The most bytes asked for at once: half of what a link's send queue holds, and several of the largest
+/// batches, so that who catches up is faster than the load that goes on meanwhile.
+const BYTES_MAX: u64 = 4 << 20;
 /// How many ticks without an answer make the asker turn to another donor.
 const PATIENCE_TICKS: u32 = 3;
 /// How many ticks a lag must last before it is repaired: a prepare on its way is no gap (T_gap).
@@ -132,7 +133,8 @@ impl<S: StateMachine> Replica<S> {
             let op = self.applied.next();
             (op, op, self.applied_identity)
         } else {
-            let to = self.repair.target.min(self.op().plus(ENTRIES_MAX));
+            // Not only up to the target, which is as old as the last heartbeat: the donor knows better.
+            let to = self.op().plus(ENTRIES_MAX);
             (self.op().next(), to, self.head)
         };
         let Some(donor) = self.donor(from) else {

@@ -43,6 +43,12 @@ impl OpenBatch {
         self.builder.size()
     }
 
+    /// Flips a bit of what is in it, as memory does.
+    #[cfg(test)]
+    pub(super) fn flip(&mut self, byte: usize, bit: usize) {
+        self.buffer[byte] ^= 1 << bit;
+    }
+
     /// Ends the batch and returns its bytes and how many requests are in it.
     pub(super) fn finish(&mut self) -> (&[u8], u32) {
         let builder = core::mem::take(&mut self.builder);
@@ -199,7 +205,10 @@ impl<S: StateMachine> Replica<S> {
             }
         };
         // R1.3e: what is in the pipeline is not prepared twice (trace T23b).
-        if self.sessions.is_in_flight(slot, header.request) {
+        if self
+            .sessions
+            .is_in_flight(slot, header.request, self.applied)
+        {
             return Err(DropReason::InFlight);
         }
         if let Err(refusal) = self.machine.validate(request.operation()) {
@@ -212,7 +221,9 @@ impl<S: StateMachine> Replica<S> {
             );
         }
         self.add_to_batch(request, asker, out)?;
-        self.sessions.set_in_flight(slot, header.request);
+        // The open batch is the next to be prepared.
+        self.sessions
+            .set_in_flight(slot, header.request, self.op().next());
         Ok(())
     }
 
@@ -222,10 +233,6 @@ impl<S: StateMachine> Replica<S> {
         asker: Asker,
         out: &mut impl Outbox,
     ) -> Handled {
-        if self.op().raw() >= self.config.op_max {
-            // N22: never a wrap-around; reads go on.
-            return self.reject(out, asker, RejectReason::Halted, DropReason::Refused);
-        }
         let size = request.bytes().len();
         if !self
             .batch
@@ -233,6 +240,11 @@ impl<S: StateMachine> Replica<S> {
             .has_room(size, self.config.batch_size_max)
         {
             self.cut_batch(out);
+        }
+        if self.op().raw() >= self.config.op_max {
+            // N22: never a wrap-around; reads go on. Asked after the cut, which may have taken the
+            // last number: what is put into a batch has an op to come.
+            return self.reject(out, asker, RejectReason::Halted, DropReason::Refused);
         }
         if !self
             .batch

@@ -87,4 +87,16 @@ impl Replies {
             block = next;
         }
     }
+
+    /// How many bytes of the pool were ever written, for tests.
+    #[cfg(test)]
+    pub(crate) fn memory_in_use(&self) -> usize {
+        (self.next.len() - self.free_count) * BLOCK_SIZE
+    }
+
+    /// Flips a bit, as memory does.
+    #[cfg(test)]
+    pub(crate) fn flip(&mut self, byte: usize, bit: usize) {
+        self.bytes[byte] ^= 1 << bit;
+    }
 }

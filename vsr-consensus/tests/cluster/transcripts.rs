@@ -261,7 +261,7 @@ impl Player {
 
     fn told(&self, index: u8) -> String {
         let client = &self.cluster.clients[usize::from(index)];
-        let waiting = if client.waiting { ", waits" } else { "" };
+        let waiting = if client.waiting || client.reading { ", waits" } else { "" };
         match client.told() {
             Some(Answer::Reject { reason, .. }) => format!("c{index} was refused: {reason:?}{waiting}"),
             Some(Answer::Reply { request: 0, op, .. }) => format!("c{index} has session {op}{waiting}"),
@@ -314,7 +314,7 @@ fn transcripts_tell_what_happens() {
         .map(|entry| entry.expect("an entry").path())
         .collect();
     files.sort();
-    assert!(files.len() >= 14, "the transcripts are there");
+    assert!(files.len() >= 18, "the transcripts are there");
     for file in files {
         let text = std::fs::read_to_string(&file).expect("a transcript");
         let played = replay(&text);

@@ -112,10 +112,16 @@ impl Client {
                 assert_eq!(reject.client, self.id, "a reject reached the wrong client");
                 let reason = RejectReason::from_raw(reject.reason).expect("a known reason");
                 let is_for_query = reject.request_checksum == Checksum::default();
+                let is_mine = if is_for_query {
+                    self.reading && reject.request.raw() == self.query
+                } else {
+                    self.waiting && reject.request_checksum == self.checksum
+                };
+                if !is_mine {
+                    return false;
+                }
                 if is_for_query {
                     self.reading = false;
-                } else if reject.request_checksum != self.checksum {
-                    return false;
                 }
                 self.answers.push(Answer::Reject {
                     request: reject.request.raw(),
@@ -127,7 +133,7 @@ impl Client {
             Command::QueryReply => {
                 let reply = *frame.fields::<message::QueryReply>().expect("a query's reply");
                 assert_eq!(reply.client, self.id, "a reply reached the wrong client");
-                if reply.query.raw() != self.query {
+                if !self.reading || reply.query.raw() != self.query {
                     return false;
                 }
                 self.reading = false;
@@ -154,6 +160,10 @@ impl Client {
             op: reply.op.raw(),
             body: frame.body().to_vec(),
         };
+        if !self.waiting && reply.request == RequestNumber::ZERO {
+            // A register that was executed again, long after (trace T28): the client has its session.
+            return false;
+        }
         if !self.waiting {
             // R1.3c: told again, and exactly the same.
             let told = self.answers.iter().rev().find(|told| {

@@ -201,6 +201,8 @@ impl Driver {
         self.ask_for_view();
         self.table.resend_all(&mut self.link);
         if let Some(ready) = self.ready.take() {
+            // Until here the timer was that of the connect time-out.
+            self.tick = None;
             let operation_size_max = greeting.welcome.operation_size_max as usize;
             drop(ready.send(Ok(Ready {
                 cluster,

@@ -52,101 +52,87 @@ fn a_right_hello_is_welcome_and_the_welcome_is_believed() {
     assert_eq!(greeting.welcome.operation_size_max, 1000);
 }
 
-#[test]
-fn each_wrong_field_has_its_own_refusal_and_sentence() {
+type Case = (&'static str, Header, RefuseReason, &'static str);
+
+/// Hellos that say something wrong.
+fn wrong_words(caller: &Identity) -> Vec<Case> {
     use RefuseReason as R;
-    let acceptor = replica(1);
-    let caller = replica(2);
-    let ping = caller.seal(Header::new(Ping::zeroed()));
     let mut damaged = caller.hello(LinkKind::Peer, None);
     bytemuck::bytes_of_mut(&mut damaged)[70] ^= 1;
     let mut large = caller.hello(LinkKind::Peer, None);
     large.seal(&[0; 8]);
-    let cases: [(&str, Header, R, &str); 15] = [
+    let ping = caller.seal(Header::new(Ping::zeroed()));
+    let with = |change: fn(&mut Hello)| hello_with(caller, change);
+    let other_name = |h: &mut Hello| h.cluster_name = cluster_name_digest("order");
+    let too_old = |h: &mut Hello| (h.protocol_min, h.protocol_max) = (0, 0);
+    vec![
         ("no hello", ping, R::NoHello, "no hello"),
-        (
-            "unknown kind",
-            hello_with(&caller, |h| h.kind = 9),
-            R::NoHello,
-            "no hello",
-        ),
+        ("unknown kind", with(|h| h.kind = 9), R::NoHello, "no hello"),
         (
             "too new",
-            hello_with(&caller, |h| h.protocol_min = 99),
+            with(|h| h.protocol_min = 99),
             R::Version,
             "version",
         ),
+        ("too old", with(too_old), R::Version, "version"),
+        ("name", with(other_name), R::ClusterName, "--cluster"),
         (
-            "too old",
-            hello_with(&caller, |h| (h.protocol_min, h.protocol_max) = (0, 0)),
-            R::Version,
-            "version",
-        ),
-        (
-            "name",
-            hello_with(&caller, |h| h.cluster_name = cluster_name_digest("order")),
-            R::ClusterName,
-            "--cluster",
-        ),
-        (
-            "a peer without a name",
-            hello_with(&caller, |h| h.cluster_name = Digest::ZERO),
+            "no name",
+            with(|h| h.cluster_name = Digest::ZERO),
             R::ClusterName,
             "--cluster",
         ),
         (
             "list",
-            hello_with(&caller, |h| h.configuration ^= 1),
+            with(|h| h.configuration ^= 1),
             R::Configuration,
             "--peers",
         ),
         (
             "target",
-            hello_with(&caller, |h| h.target = 0),
+            with(|h| h.target = 0),
             R::WrongReplica,
             "not replica 0",
         ),
+        ("damaged", damaged, R::BadFrame, "damaged"),
+        ("with a body", large, R::BadFrame, "too large"),
+    ]
+}
+
+/// Hellos of replicas that may not connect to replica 1.
+fn wrong_replicas(caller: &Identity) -> Vec<Case> {
+    use RefuseReason as R;
+    let as_replica = |index| {
+        let identity = Identity {
+            replica: ReplicaIndex::new(index),
+            ..*caller
+        };
+        identity.hello(LinkKind::Peer, None)
+    };
+    let elsewhere = Identity {
+        cluster: ClusterId::new(78),
+        ..*caller
+    };
+    vec![
+        ("self", as_replica(1), R::BadReplica, "replica 1"),
+        ("below", as_replica(0), R::BadReplica, "replica 0"),
+        ("beyond", as_replica(3), R::BadReplica, "replica 3"),
+        ("no replica", as_replica(255), R::BadReplica, "replica 255"),
         (
-            "self",
-            replica(1).hello(LinkKind::Peer, None),
-            R::BadReplica,
-            "replica 1",
-        ),
-        (
-            "below",
-            replica(0).hello(LinkKind::Peer, None),
-            R::BadReplica,
-            "replica 0",
-        ),
-        (
-            "beyond",
-            replica(3).hello(LinkKind::Peer, None),
-            R::BadReplica,
-            "replica 3",
-        ),
-        (
-            "a peer that is none",
-            Identity {
-                replica: ReplicaIndex::CLIENT,
-                ..caller
-            }
-            .hello(LinkKind::Peer, None),
-            R::BadReplica,
-            "replica 255",
-        ),
-        (
-            "another cluster",
-            Identity {
-                cluster: ClusterId::new(78),
-                ..caller
-            }
-            .hello(LinkKind::Peer, None),
+            "cluster",
+            elsewhere.hello(LinkKind::Peer, None),
             R::BadFrame,
             "another cluster",
         ),
-        ("damaged", damaged, R::BadFrame, "damaged"),
-        ("with a body", large, R::BadFrame, "too large"),
-    ];
+    ]
+}
+
+#[test]
+fn each_wrong_field_has_its_own_refusal_and_sentence() {
+    let (acceptor, caller) = (replica(1), replica(2));
+    let cases = wrong_words(&caller)
+        .into_iter()
+        .chain(wrong_replicas(&caller));
     for (name, hello, reason, sentence) in cases {
         let refusal = judge(&acceptor, hello).expect_err(name);
         assert_eq!(refusal.reason, reason, "{name}");

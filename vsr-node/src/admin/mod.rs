@@ -157,9 +157,14 @@ const INDEX: &str = "vsr-node\n\n\
 
 fn answer(request: &Request<Incoming>, source: &dyn Source) -> Response<Full<Bytes>> {
     if request.method() != Method::GET && request.method() != Method::HEAD {
-        let mut response =
-            page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n".into());
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        let mut response = page(
+            StatusCode::METHOD_NOT_ALLOWED,
+            TEXT,
+            "only GET and HEAD\n".into(),
+        );
+        response
+            .headers_mut()
+            .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return response;
     }
     match request.uri().path() {
@@ -174,14 +179,22 @@ fn answer(request: &Request<Incoming>, source: &dyn Source) -> Response<Full<Byt
         },
         "/metrics" => page(StatusCode::OK, metrics::CONTENT_TYPE, source.metrics()),
         "/status" => page(StatusCode::OK, "application/json", source.status()),
-        _ => page(StatusCode::NOT_FOUND, TEXT, format!("no such page\n\n{INDEX}")),
+        _ => page(
+            StatusCode::NOT_FOUND,
+            TEXT,
+            format!("no such page\n\n{INDEX}"),
+        ),
     }
 }
 
 fn page(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

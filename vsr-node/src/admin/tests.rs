@@ -44,7 +44,10 @@ fn short() -> Bounds {
 
 /// Runs `test` against a served port.
 fn with_port<F: Future<Output = ()>>(bounds: Bounds, test: impl FnOnce(SocketAddr, Rc<Fake>) -> F) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     LocalSet::new().block_on(&runtime, async {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -54,7 +57,9 @@ fn with_port<F: Future<Output = ()>>(bounds: Bounds, test: impl FnOnce(SocketAdd
         });
         let source: Rc<dyn Source> = Rc::clone(&fake) as Rc<dyn Source>;
         let server = tokio::task::spawn_local(serve(listener, source, bounds));
-        tokio::time::timeout(Duration::from_secs(20), test(address, fake)).await.expect("in time");
+        tokio::time::timeout(Duration::from_secs(20), test(address, fake))
+            .await
+            .expect("in time");
         server.abort();
     });
 }
@@ -102,7 +107,10 @@ fn a_replica_that_is_not_ready_says_why() {
         let answer = get(address, "/readyz").await;
         assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
         assert!(answer.ends_with("blank: waits for init\n"), "{answer}");
-        assert!(get(address, "/livez").await.contains("200 OK"), "live all the same");
+        assert!(
+            get(address, "/livez").await.contains("200 OK"),
+            "live all the same"
+        );
         *fake.live.borrow_mut() = Err("no turn for 10 s".into());
         assert!(get(address, "/livez").await.contains("503 "));
     });
@@ -124,7 +132,11 @@ fn bad_requests_are_refused_and_the_port_goes_on() {
     let many: String = (0..40).map(|i| format!("h{i}: x\r\n")).collect();
     let long = "x".repeat(20_000);
     let cases = [
-        ("POST /status HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".into(), "405 "),
+        (
+            "POST /status HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+                .into(),
+            "405 ",
+        ),
         (format!("GET / HTTP/1.1\r\n{many}\r\n"), "431 "),
         (format!("GET / HTTP/1.1\r\nlong: {long}\r\n\r\n"), "431 "),
         (format!("GET /{long} HTTP/1.1\r\n\r\n"), "431 "),
@@ -135,7 +147,10 @@ fn bad_requests_are_refused_and_the_port_goes_on() {
         for (request, expected) in cases {
             let answer = exchange(address, request.as_bytes()).await;
             let start = &request[..request.len().min(40)];
-            assert!(answer.contains(expected), "{start:?} is answered with {answer:?}");
+            assert!(
+                answer.contains(expected),
+                "{start:?} is answered with {answer:?}"
+            );
         }
         assert!(get(address, "/livez").await.contains("200 OK"));
     });
@@ -148,19 +163,28 @@ fn a_head_that_never_ends_is_cut_off() {
         stream.write_all(b"GET / HTTP/1.1\r\nslow").await.unwrap();
         let mut answer = Vec::new();
         let _ignored = stream.read_to_end(&mut answer).await; // ends only because the port closes
-        assert!(!String::from_utf8_lossy(&answer).contains("200"), "never answered as if complete");
+        assert!(
+            !String::from_utf8_lossy(&answer).contains("200"),
+            "never answered as if complete"
+        );
     });
 }
 
 #[test]
 fn one_connection_too_many_is_closed_at_once_and_a_freed_one_is_taken() {
-    let bounds = Bounds { head_timeout: Duration::from_secs(10), ..short() };
+    let bounds = Bounds {
+        head_timeout: Duration::from_secs(10),
+        ..short()
+    };
     with_port(bounds, |address, _| async move {
         let mut held = Vec::new();
         for _ in 0..bounds.connections {
             let mut stream = TcpStream::connect(address).await.unwrap();
             // A whole answer proves that the connection was accepted and is being kept.
-            stream.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+            stream
+                .write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
+                .await
+                .unwrap();
             let mut answer = [0; 12];
             stream.read_exact(&mut answer).await.unwrap();
             assert_eq!(&answer, b"HTTP/1.1 200");

@@ -270,3 +270,15 @@ impl FromArgMatches for Flags {
         Ok(())
     }
 }
+
+/// Environment variables that look like settings and are none, each with the name that was probably
+/// meant. Names that look like no setting are left alone: they may well be somebody else's.
+pub fn misspelt_variables<'a>(names: impl Iterator<Item = &'a str>) -> Vec<(&'a str, String)> {
+    names
+        .filter(|name| FIELDS.iter().all(|field| field.variable() != *name))
+        .filter_map(|name| {
+            let meant = fields::nearest(name.strip_prefix("VSR_")?)?;
+            Some((name, meant.variable()))
+        })
+        .collect()
+}

@@ -30,7 +30,7 @@ use std::time::Duration;
 
 pub use error::{ConfigError, Origin, Problem};
 pub use fields::{FIELDS, Field, Shape};
-pub use layers::{Environment, Flags};
+pub use layers::{Environment, Flags, misspelt_variables};
 pub use parse::show_size;
 pub use print::print_default;
 

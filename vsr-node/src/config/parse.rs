@@ -251,7 +251,7 @@ pub fn show_size(bytes: usize) -> String {
     let Some((unit, factor)) = UNITS.into_iter().find(|(_, factor)| bytes >= *factor) else {
         return format!("{bytes} B");
     };
-    if bytes % factor == 0 {
+    if bytes.is_multiple_of(factor) {
         return format!("{} {unit}", bytes / factor);
     }
     let tenths = (bytes as u128 * 10 / factor as u128) as u64;

@@ -89,7 +89,14 @@ impl Book {
                 self.errors += 1;
                 self.mistake(format!("{sent:?} was answered with an error: {text}"));
             }
-            (Sent::Set { connection, key, sequence }, Reply::Simple(ok)) if ok == "OK" => {
+            (
+                Sent::Set {
+                    connection,
+                    key,
+                    sequence,
+                },
+                Reply::Simple(ok),
+            ) if ok == "OK" => {
                 self.values.insert((*connection, *key), *sequence);
                 self.wrote(now);
             }
@@ -97,7 +104,14 @@ impl Book {
                 self.increments[*counter as usize] += 1;
                 self.wrote(now);
             }
-            (Sent::Get { connection, key, expected }, Reply::Bulk(_) | Reply::Null) => {
+            (
+                Sent::Get {
+                    connection,
+                    key,
+                    expected,
+                },
+                Reply::Bulk(_) | Reply::Null,
+            ) => {
                 self.reads += 1;
                 let right = expected.map(|sequence| value(*connection, *key, sequence));
                 if bulk(reply) != right.as_deref() {
@@ -116,9 +130,19 @@ impl Book {
 /// A command on its way.
 #[derive(Clone, Debug)]
 enum Sent {
-    Set { connection: usize, key: u64, sequence: u64 },
-    Increment { counter: u64 },
-    Get { connection: usize, key: u64, expected: Option<u64> },
+    Set {
+        connection: usize,
+        key: u64,
+        sequence: u64,
+    },
+    Increment {
+        counter: u64,
+    },
+    Get {
+        connection: usize,
+        key: u64,
+        expected: Option<u64>,
+    },
 }
 
 fn bulk(reply: &Reply) -> Option<&[u8]> {
@@ -130,7 +154,9 @@ fn bulk(reply: &Reply) -> Option<&[u8]> {
 
 fn show(reply: &Reply) -> String {
     match reply {
-        Reply::Bulk(bytes) => String::from_utf8_lossy(bytes).trim_end_matches('.').to_owned(),
+        Reply::Bulk(bytes) => String::from_utf8_lossy(bytes)
+            .trim_end_matches('.')
+            .to_owned(),
         other => format!("{other:?}"),
     }
 }
@@ -170,9 +196,14 @@ pub(super) async fn run(
                 0..5 => {
                     sequence += 1;
                     written.insert(key, sequence);
-                    let (name, value) = (key_name(connection, key), value(connection, key, sequence));
+                    let (name, value) =
+                        (key_name(connection, key), value(connection, key, sequence));
                     wire.queue(&[b"SET", name.as_bytes(), &value]);
-                    pipeline.push(Sent::Set { connection, key, sequence });
+                    pipeline.push(Sent::Set {
+                        connection,
+                        key,
+                        sequence,
+                    });
                 }
                 5..7 => {
                     let counter = key % COUNTERS;
@@ -182,7 +213,11 @@ pub(super) async fn run(
                 _ => {
                     let expected = written.get(&key).copied();
                     wire.queue(&[b"GET", key_name(connection, key).as_bytes()]);
-                    pipeline.push(Sent::Get { connection, key, expected });
+                    pipeline.push(Sent::Get {
+                        connection,
+                        key,
+                        expected,
+                    });
                 }
             }
         }
@@ -190,7 +225,8 @@ pub(super) async fn run(
         wire.flush().await?;
         for sent in &pipeline {
             let reply = wire.reply().await?;
-            book.borrow_mut().answer(sent, &reply, since, Instant::now());
+            book.borrow_mut()
+                .answer(sent, &reply, since, Instant::now());
         }
     }
     Ok(())
@@ -224,8 +260,12 @@ pub(super) async fn verify(book: &Book, address: &str) -> io::Result<Verdict> {
         }
     }
     for (counter, acknowledged) in (0..COUNTERS).zip(book.increments) {
-        let reply = wire.call(&[b"GET", counter_name(counter).as_bytes()]).await?;
-        let text = bulk(&reply).and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or("0");
+        let reply = wire
+            .call(&[b"GET", counter_name(counter).as_bytes()])
+            .await?;
+        let text = bulk(&reply)
+            .and_then(|bytes| std::str::from_utf8(bytes).ok())
+            .unwrap_or("0");
         let found: u64 = text.parse().unwrap_or(0);
         verdict.lost += acknowledged.saturating_sub(found);
         verdict.doubled += found.saturating_sub(acknowledged);
@@ -236,9 +276,16 @@ pub(super) async fn verify(book: &Book, address: &str) -> io::Result<Verdict> {
 
 /// One more write, so that time goes on in the log.
 pub(super) async fn tick(address: &str) -> io::Result<()> {
-    match Wire::connect(address).await?.call(&[b"INCR", b"demo:tick"]).await? {
+    match Wire::connect(address)
+        .await?
+        .call(&[b"INCR", b"demo:tick"])
+        .await?
+    {
         Reply::Integer(_) => Ok(()),
-        other => Err(io::Error::other(format!("INCR was answered with {}", show(&other)))),
+        other => Err(io::Error::other(format!(
+            "INCR was answered with {}",
+            show(&other)
+        ))),
     }
 }
 
@@ -255,19 +302,34 @@ mod tests {
 
     #[test]
     fn a_wrong_value_is_noticed_whatever_it_is() {
-        let get = |expected| Sent::Get { connection: 1, key: 2, expected };
+        let get = |expected| Sent::Get {
+            connection: 1,
+            key: 2,
+            expected,
+        };
         let right = answered(get(Some(3)), Reply::Bulk(value(1, 2, 3)));
         assert_eq!((right.reads, right.stale_reads), (1, 0));
-        for wrong in [Reply::Null, Reply::Bulk(value(1, 2, 2)), Reply::Bulk(value(2, 2, 3))] {
+        for wrong in [
+            Reply::Null,
+            Reply::Bulk(value(1, 2, 2)),
+            Reply::Bulk(value(2, 2, 3)),
+        ] {
             assert_eq!(answered(get(Some(3)), wrong).stale_reads, 1);
         }
         assert_eq!(answered(get(None), Reply::Null).stale_reads, 0);
-        assert_eq!(answered(get(None), Reply::Bulk(value(1, 2, 1))).stale_reads, 1);
+        assert_eq!(
+            answered(get(None), Reply::Bulk(value(1, 2, 1))).stale_reads,
+            1
+        );
     }
 
     #[test]
     fn only_what_was_acknowledged_counts() {
-        let set = Sent::Set { connection: 0, key: 0, sequence: 1 };
+        let set = Sent::Set {
+            connection: 0,
+            key: 0,
+            sequence: 1,
+        };
         let book = answered(set.clone(), Reply::Error("BUSY".into()));
         assert_eq!((book.writes, book.errors, book.values.len()), (0, 1, 0));
         assert!(book.mistakes[0].contains("BUSY"));

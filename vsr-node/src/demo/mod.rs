@@ -6,10 +6,10 @@
 //! of all replicas are compared at one op.
 
 mod load;
+mod report;
 mod wire;
 
 use std::cell::RefCell;
-use std::fmt::Write as _;
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -21,14 +21,18 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use crate::inspect::{Digest, Status};
 use crate::local::{LocalCluster, LocalError, free_members, say};
-use load::{Book, CONNECTIONS, PIPELINE, VALUE_SIZE, Verdict};
+use load::{Book, CONNECTIONS, PIPELINE, VALUE_SIZE};
+use report::{Outcome, grouped};
 
 /// How many replicas.
 const REPLICAS: usize = 3;
 
 /// Enough for the demo's keys, and little enough for any machine.
-const SETTINGS: [(&str, &str); 3] =
-    [("memory", "64MiB"), ("journal-size", "64MiB"), ("log-level", "warn")];
+const SETTINGS: [(&str, &str); 3] = [
+    ("memory", "64MiB"),
+    ("journal-size", "64MiB"),
+    ("log-level", "error"),
+];
 
 /// How long the replicas may take to come to one op after the load.
 const SETTLE: Duration = Duration::from_secs(20);
@@ -50,25 +54,22 @@ pub enum DemoError {
     },
 }
 
-struct Outcome {
-    book: Book,
-    verdict: Verdict,
-    statuses: Vec<Status>,
-    seconds: f64,
-    stopped_well: bool,
-}
-
 /// Runs the demo with the program `program` as the replicas. True: everything was as promised.
 ///
 /// # Errors
 /// When it could not be finished.
 pub async fn run(program: PathBuf, seconds: u64) -> Result<bool, DemoError> {
-    say(&format!("Starting {REPLICAS} replicas, each a process of its own, on free loopback ports."));
+    say(&format!(
+        "Starting {REPLICAS} replicas, each a process of its own, on free loopback ports."
+    ));
     let mut cluster = LocalCluster::spawn(&program, "demo", free_members(REPLICAS)?, &SETTINGS)?;
     let formed = cluster.form().await?;
     let members = cluster.members().to_vec();
     for (index, member) in members.iter().enumerate() {
-        say(&format!("  R{index}  native {}  resp {}  admin {}", member.native, member.resp, member.admin));
+        say(&format!(
+            "  R{index}  native {}  resp {}  admin {}",
+            member.native, member.resp, member.admin
+        ));
     }
     say(&format!("Formed cluster {}.\n", formed.cluster));
     say(&format!(
@@ -76,7 +77,9 @@ pub async fn run(program: PathBuf, seconds: u64) -> Result<bool, DemoError> {
          flight each,\nhalf SET ({VALUE_SIZE} bytes), a fifth INCR of shared counters, the rest GET, checked at once."
     ));
     let start = Instant::now();
-    let book = LocalSet::new().run_until(drive(&mut cluster, Duration::from_secs(seconds))).await?;
+    let book = LocalSet::new()
+        .run_until(drive(&mut cluster, Duration::from_secs(seconds)))
+        .await?;
     let seconds = start.elapsed().as_secs_f64();
     say("Reading every acknowledged write back through another replica.");
     let mut verdict = load::verify(&book, &members[1].resp).await?;
@@ -86,8 +89,16 @@ pub async fn run(program: PathBuf, seconds: u64) -> Result<bool, DemoError> {
     say("Comparing the digests of all replicas at one op.");
     let statuses = settle(&mut cluster).await?;
     let ends = cluster.stop().await;
-    let stopped_well = ends.iter().all(|end| end.as_ref().is_ok_and(std::process::ExitStatus::success));
-    Ok(summary(&Outcome { book, verdict, statuses, seconds, stopped_well }))
+    let stopped_well = ends
+        .iter()
+        .all(|end| end.as_ref().is_ok_and(std::process::ExitStatus::success));
+    Ok(summary(&Outcome {
+        book,
+        verdict,
+        statuses,
+        seconds,
+        stopped_well,
+    }))
 }
 
 /// Runs the load and shows how far it is.
@@ -97,7 +108,12 @@ async fn drive(cluster: &mut LocalCluster, length: Duration) -> Result<Book, Dem
     let mut clients = JoinSet::new();
     for connection in 0..CONNECTIONS {
         let address = cluster.members()[connection % REPLICAS].resp.clone();
-        clients.spawn_local(load::run(connection, address, start + length, Rc::clone(&book)));
+        clients.spawn_local(load::run(
+            connection,
+            address,
+            start + length,
+            Rc::clone(&book),
+        ));
     }
     let mut progress = Progress::new(length);
     let mut ticks = interval(Duration::from_millis(100));
@@ -136,11 +152,20 @@ impl Progress {
                 .expect("the template is a constant");
             ProgressBar::new(length.as_millis() as u64).with_style(style)
         });
-        Self { bar, length, shown_at: Duration::ZERO, shown: 0 }
+        Self {
+            bar,
+            length,
+            shown_at: Duration::ZERO,
+            shown: 0,
+        }
     }
 
     fn show(&mut self, elapsed: Duration, operations: u64) {
-        let every = if self.bar.is_some() { Duration::from_millis(500) } else { Duration::from_secs(2) };
+        let every = if self.bar.is_some() {
+            Duration::from_millis(500)
+        } else {
+            Duration::from_secs(2)
+        };
         if let Some(bar) = &self.bar {
             bar.set_position(elapsed.min(self.length).as_millis() as u64);
         }
@@ -148,7 +173,11 @@ impl Progress {
             return;
         }
         let rate = (operations - self.shown) as f64 / (elapsed - self.shown_at).as_secs_f64();
-        let text = format!("{} operations, {} per second", grouped(operations), grouped(rate as u64));
+        let text = format!(
+            "{} operations, {} per second",
+            grouped(operations),
+            grouped(rate as u64)
+        );
         match &self.bar {
             Some(bar) => bar.set_message(text),
             None => say(&format!("  {:>3} s  {text}", elapsed.as_secs())),
@@ -165,7 +194,13 @@ impl Progress {
 
 /// Waits until all replicas have taken a digest at one op that comes after all of the load.
 async fn settle(cluster: &mut LocalCluster) -> Result<Vec<Status>, DemoError> {
-    let loaded = cluster.statuses().await?.iter().map(|status| status.op).max().unwrap_or_default();
+    let loaded = cluster
+        .statuses()
+        .await?
+        .iter()
+        .map(|status| status.op)
+        .max()
+        .unwrap_or_default();
     let deadline = Instant::now() + SETTLE;
     loop {
         // Digests are taken as replicated time goes on, and only operations carry it.
@@ -186,90 +221,18 @@ async fn settle(cluster: &mut LocalCluster) -> Result<Vec<Status>, DemoError> {
 
 /// Prints what came out; true: all is well.
 fn summary(outcome: &Outcome) -> bool {
-    let Outcome { book, verdict, statuses, seconds, stopped_well } = outcome;
-    let digests_equal = statuses.windows(2).all(|pair| pair[0].digest == pair[1].digest);
-    let operations = book.writes + book.reads;
-    let micros = |quantile: f64| book.latency.value_at_quantile(quantile) as f64 / 1000.0;
-    let row = |value: u64, good: bool| {
-        if good { grouped(value) } else { format!("{}  <-- WRONG", grouped(value)) }
-    };
-    let mut table = String::new();
-    let mut line = |name: &str, value: String| {
-        let _infallible = writeln!(table, "  {name:<34}{value}");
-    };
-    line("operations answered", format!("{} ({} per second)", grouped(operations), grouped((operations as f64 / seconds) as u64)));
-    line("writes acknowledged", grouped(book.writes));
-    line("  lost", row(verdict.lost, verdict.lost == 0));
-    line("  doubled", row(verdict.doubled, verdict.doubled == 0));
-    line("reads checked", grouped(book.reads));
-    line("  stale or wrong", row(book.stale_reads, book.stale_reads == 0));
-    line("errors", row(book.errors, book.errors == 0));
-    line(
-        "latency p50 / p99 / p99.9 / max",
-        format!(
-            "{:.0} / {:.0} / {:.0} / {:.0} us",
-            micros(0.5),
-            micros(0.99),
-            micros(0.999),
-            book.latency.max() as f64 / 1000.0
-        ),
-    );
-    line("longest gap without a write", format!("{:.1} ms", book.longest_gap.as_secs_f64() * 1e3));
-    for status in statuses {
-        line(
-            &format!("digest of R{} at op {}", status.replica, grouped(status.digest.op)),
-            status.digest.digest.clone(),
-        );
-    }
-    line("digests", if digests_equal { "equal".into() } else { "DIFFERENT  <-- WRONG".into() });
-    line("replicas stopped by themselves", if *stopped_well { "yes".into() } else { "NO  <-- WRONG".into() });
+    let (table, good) = outcome.table();
     say(&format!("\n{table}"));
-    for mistake in &book.mistakes {
+    for mistake in &outcome.book.mistakes {
         say(&format!("  {mistake}"));
     }
-    let good = verdict.lost == 0
-        && verdict.doubled == 0
-        && verdict.compared > 0
-        && book.stale_reads == 0
-        && book.errors == 0
-        && book.writes > 0
-        && digests_equal
-        && *stopped_well;
-    if good {
-        say(
-            "All is well: nothing lost, nothing doubled, no read went back in time, all replicas equal.\n\
-             This version shows normal operation. Killing the primary and bringing it back empty is part\n\
-             of the protocol's next version, and so of the demo's.\n\n\
-             Next: `vsr-node dev` keeps such a cluster up for you; then `redis-cli -p 6379`.",
-        );
+    say(if good {
+        "All is well: nothing lost, nothing doubled, no read went back in time, all replicas equal.\n\
+         This version shows normal operation. Killing the primary and bringing it back empty is part\n\
+         of the protocol's next version, and so of the demo's.\n\n\
+         Next: `vsr-node dev` keeps such a cluster up for you; then `redis-cli -p 6379`."
     } else {
-        say("Something is WRONG; see above. Please report it with this output.");
-    }
+        "Something is WRONG; see above. Please report it with this output."
+    });
     good
-}
-
-/// Digits in groups of three.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn digits_are_grouped() {
-        assert_eq!(grouped(0), "0");
-        assert_eq!(grouped(999), "999");
-        assert_eq!(grouped(1_000), "1,000");
-        assert_eq!(grouped(12_345_678), "12,345,678");
-    }
 }

@@ -34,14 +34,19 @@ impl Wire {
     pub(super) async fn connect(address: &str) -> io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream: BufReader::with_capacity(16 * 1024, stream), out: Vec::new() })
+        Ok(Self {
+            stream: BufReader::with_capacity(16 * 1024, stream),
+            out: Vec::new(),
+        })
     }
 
     /// Adds a command to what [`Self::flush`] sends.
     pub(super) fn queue(&mut self, arguments: &[&[u8]]) {
-        self.out.extend_from_slice(format!("*{}\r\n", arguments.len()).as_bytes());
+        self.out
+            .extend_from_slice(format!("*{}\r\n", arguments.len()).as_bytes());
         for argument in arguments {
-            self.out.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());
+            self.out
+                .extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());
             self.out.extend_from_slice(argument);
             self.out.extend_from_slice(b"\r\n");
         }
@@ -62,9 +67,15 @@ impl Wire {
     pub(super) async fn reply(&mut self) -> io::Result<Reply> {
         let invalid = || io::Error::new(io::ErrorKind::InvalidData, "no RESP reply");
         let mut line = Vec::new();
-        (&mut self.stream).take(REPLY_MAX as u64).read_until(b'\n', &mut line).await?;
+        (&mut self.stream)
+            .take(REPLY_MAX as u64)
+            .read_until(b'\n', &mut line)
+            .await?;
         if line.is_empty() {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the connection was closed"));
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the connection was closed",
+            ));
         }
         let line = String::from_utf8(line).map_err(|_| invalid())?;
         let text = line.strip_suffix("\r\n").ok_or_else(invalid)?;

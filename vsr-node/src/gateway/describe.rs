@@ -20,7 +20,6 @@ const SLOTS: i64 = 16_384;
 impl Core {
     /// The answer to a good `HELLO`.
     pub(super) fn describe_hello(&mut self, slot: u32) -> Step {
-        let role = self.role_name();
         let version = self.options.redis_version;
         let connection = self.table.at(slot);
         let (number, protocol) = (connection.number, connection.protocol);
@@ -37,15 +36,10 @@ impl Core {
             writer.bulk(b"mode");
             writer.bulk(b"standalone");
             writer.bulk(b"role");
-            writer.bulk(role.as_bytes());
+            writer.bulk(ROLE.as_bytes());
             writer.bulk(b"modules");
             writer.array(0);
         })
-    }
-
-    /// Every replica takes every command, so a client may treat any of them as a master.
-    fn role_name(&self) -> &'static str {
-        "master"
     }
 
     /// `CLIENT`.
@@ -430,100 +424,93 @@ impl Core {
         self.reply(slot, |writer| writer.text(&text))
     }
 
-    fn info_sections(&mut self, slot: u32) -> Vec<(&'static str, Vec<(&'static str, String)>)> {
-        let report = self.cluster.report();
+    fn info_sections(&mut self, slot: u32) -> Vec<Section> {
         let keys = self.keys();
         let (_, port) = self.announced(slot);
-        let counters = self.counters;
+        let keyspace = match keys {
+            0 => Vec::new(),
+            keys => vec![field("db0", format!("keys={keys},expires=0,avg_ttl=0"))],
+        };
+        vec![
+            ("Server", self.info_server(port)),
+            (
+                "Clients",
+                vec![
+                    field("connected_clients", self.counters.connected_clients),
+                    field("maxclients", self.options.clients_max),
+                    field("blocked_clients", 0),
+                ],
+            ),
+            ("Memory", vec![field("maxmemory_policy", "noeviction")]),
+            (
+                "Persistence",
+                vec![
+                    // ioredis waits for this to be 0.
+                    field("loading", u8::from(!self.ready)),
+                    field("async_loading", 0),
+                    field("rdb_bgsave_in_progress", 0),
+                    field("aof_enabled", 0),
+                ],
+            ),
+            ("Stats", self.info_stats()),
+            ("Replication", self.info_replication()),
+            ("Cluster", vec![field("cluster_enabled", 0)]),
+            ("Keyspace", keyspace),
+        ]
+    }
+
+    fn info_server(&self, port: i64) -> Vec<Field> {
         let uptime = self.now.since(self.started).as_secs();
-        let primary = report.primary == report.replica;
-        let loading = u8::from(!self.ready);
-        let depth: usize = self
+        vec![
+            field("redis_version", self.options.redis_version),
+            field("redis_mode", "standalone"),
+            field("vsr_version", env!("CARGO_PKG_VERSION")),
+            field("process_id", std::process::id()),
+            field("tcp_port", port),
+            field("uptime_in_seconds", uptime),
+            field("uptime_in_days", uptime / 86_400),
+        ]
+    }
+
+    fn info_stats(&self) -> Vec<Field> {
+        let counters = &self.counters;
+        let waiting: usize = self
             .lanes
             .iter()
             .map(|lane| lane.log.depth() + lane.queries.depth())
             .sum();
-        let text = |value: &dyn std::fmt::Display| value.to_string();
         vec![
-            (
-                "Server",
-                vec![
-                    ("redis_version", text(&self.options.redis_version)),
-                    ("redis_mode", text(&"standalone")),
-                    ("vsr_version", text(&env!("CARGO_PKG_VERSION"))),
-                    ("process_id", text(&std::process::id())),
-                    ("tcp_port", text(&port)),
-                    ("uptime_in_seconds", text(&uptime)),
-                    ("uptime_in_days", text(&(uptime / 86_400))),
-                ],
+            field("total_connections_received", counters.connections),
+            field("total_commands_processed", counters.received_commands),
+            field("total_net_input_bytes", counters.input_bytes),
+            field("total_net_output_bytes", counters.output_bytes),
+            field("rejected_connections", counters.connections_refused),
+            field("vsr_requests", counters.requests),
+            field("vsr_queries", counters.queries),
+            field("vsr_retries", counters.retries),
+            field("vsr_waiting_commands", waiting),
+        ]
+    }
+
+    fn info_replication(&self) -> Vec<Field> {
+        let report = self.cluster.report();
+        vec![
+            field("role", ROLE),
+            field("connected_slaves", report.replicas.saturating_sub(1)),
+            field("master_repl_offset", report.commit),
+            field("vsr_replica", report.replica),
+            field("vsr_primary", report.primary),
+            field("vsr_is_primary", u8::from(report.primary == report.replica)),
+            field(
+                "vsr_status",
+                format!("{:?}", report.status).to_ascii_lowercase(),
             ),
-            (
-                "Clients",
-                vec![
-                    ("connected_clients", text(&counters.connected_clients)),
-                    ("maxclients", text(&self.options.clients_max)),
-                    ("blocked_clients", text(&0)),
-                ],
-            ),
-            ("Memory", vec![("maxmemory_policy", text(&"noeviction"))]),
-            (
-                "Persistence",
-                vec![
-                    ("loading", text(&loading)),
-                    ("async_loading", text(&0)),
-                    ("rdb_bgsave_in_progress", text(&0)),
-                    ("aof_enabled", text(&0)),
-                ],
-            ),
-            (
-                "Stats",
-                vec![
-                    ("total_connections_received", text(&counters.connections)),
-                    (
-                        "total_commands_processed",
-                        text(&counters.received_commands),
-                    ),
-                    ("total_net_input_bytes", text(&counters.input_bytes)),
-                    ("total_net_output_bytes", text(&counters.output_bytes)),
-                    ("rejected_connections", text(&counters.connections_refused)),
-                    ("vsr_requests", text(&counters.requests)),
-                    ("vsr_queries", text(&counters.queries)),
-                    ("vsr_retries", text(&counters.retries)),
-                    ("vsr_waiting_commands", text(&depth)),
-                ],
-            ),
-            (
-                "Replication",
-                vec![
-                    ("role", text(&self.role_name())),
-                    (
-                        "connected_slaves",
-                        text(&(report.replicas.saturating_sub(1))),
-                    ),
-                    ("master_repl_offset", text(&report.commit)),
-                    ("vsr_replica", text(&report.replica)),
-                    ("vsr_primary", text(&report.primary)),
-                    ("vsr_is_primary", text(&u8::from(primary))),
-                    (
-                        "vsr_status",
-                        format!("{:?}", report.status).to_ascii_lowercase(),
-                    ),
-                    ("vsr_epoch", text(&report.epoch)),
-                    ("vsr_view", text(&report.view)),
-                    ("vsr_op", text(&report.op)),
-                    ("vsr_commit", text(&report.commit)),
-                    ("vsr_applied", text(&report.applied)),
-                    ("vsr_sessions", text(&report.sessions)),
-                ],
-            ),
-            ("Cluster", vec![("cluster_enabled", text(&0))]),
-            (
-                "Keyspace",
-                match keys {
-                    0 => Vec::new(),
-                    keys => vec![("db0", format!("keys={keys},expires=0,avg_ttl=0"))],
-                },
-            ),
+            field("vsr_epoch", report.epoch),
+            field("vsr_view", report.view),
+            field("vsr_op", report.op),
+            field("vsr_commit", report.commit),
+            field("vsr_applied", report.applied),
+            field("vsr_sessions", report.sessions),
         ]
     }
 
@@ -552,6 +539,18 @@ impl Core {
             .unwrap_or(0)
     }
 }
+
+/// A line of `INFO`.
+type Field = (&'static str, String);
+/// A heading of `INFO` and its lines.
+type Section = (&'static str, Vec<Field>);
+
+fn field(name: &'static str, value: impl std::fmt::Display) -> Field {
+    (name, value.to_string())
+}
+
+/// Every replica takes every command, so a client may treat any of them as a master.
+const ROLE: &str = "master";
 
 const CLIENT_HELP: &[&str] = &[
     "ID",

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use bytemuck::Zeroable;
 use vsr_consensus::Report;
 use vsr_types::{
-    ClientId, ClusterId, Epoch, Frame, FrameError, Header, Op, Operation,
+    ClientId, ClusterId, Epoch, Frame, FrameError, Header, Op, Operation, limits::REPLY_SIZE_MAX,
     message::{PeerStatus, Query, QueryReply, Reject, RejectReason, Reply, Request},
 };
 
@@ -93,17 +93,24 @@ impl Machine {
         out
     }
 
+    /// Executes as many entries as fit into a reply.
     fn run(&mut self, operation: &[u8], entries_max: usize) -> Vec<u8> {
         let entries = Entries::parse(operation).expect("a packed operation");
-        let total = entries.len();
-        let mut reply = (total.min(entries_max) as u32).to_le_bytes().to_vec();
+        let mut executed: u32 = 0;
+        let mut reply = vec![0; 4];
         for entry in entries.take(entries_max) {
+            // No reply of the fake's is larger than this; the real machine knows before it executes.
+            if reply.len() + 400_000 > REPLY_SIZE_MAX {
+                break;
+            }
             let entry = entry.expect("well formed");
             assert!(entry.is_well_formed());
             let one = self.one(&entry);
             reply.extend((one.len() as u32).to_le_bytes());
             reply.extend(one);
+            executed += 1;
         }
+        reply[..4].copy_from_slice(&executed.to_le_bytes());
         reply
     }
 }

@@ -347,3 +347,6 @@ impl Shared {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@
 //! The idea: Masmano, Ripoll, Crespo, Real, "TLSF: a new dynamic memory allocator for real-time
 //! systems" (2004).
 
-use super::layout::{Block, FREE_HEADS_AT, GRANULE, Links, Place, SECOND_LEVELS};
+use super::layout::{Block, FIRST_LEVELS, FREE_HEADS_AT, GRANULE, Links, Place, SECOND_LEVELS};
 use super::store::{Damage, Store};
 use bytemuck::Zeroable;
 
@@ -270,7 +270,10 @@ impl Store {
     /// At the first sign that lists, bitmaps and blocks disagree.
     pub(super) fn verify_free(&self) -> Result<u64, Damage> {
         let mut total = 0;
-        for first in 0..super::layout::FIRST_LEVELS {
+        if self.globals.first >> FIRST_LEVELS != 0 {
+            return Err(Damage(0));
+        }
+        for first in 0..FIRST_LEVELS {
             let bits = self.globals.second[first];
             if (self.globals.first >> first & 1 == 1) != (bits != 0) {
                 return Err(Damage(0));
@@ -324,7 +327,7 @@ mod tests {
                 "{granules}: a smaller one is in its list"
             );
         }
-        assert!(class_fitting((1 << 31) - 1).0 < super::super::layout::FIRST_LEVELS);
+        assert!(class_fitting((1 << 31) - 1).0 < FIRST_LEVELS);
     }
 
     #[test]

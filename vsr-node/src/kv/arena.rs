@@ -74,6 +74,12 @@ impl Arena {
         &mut self.bytes[at..at + size]
     }
 
+    /// A byte, or zero beyond the end.
+    #[inline]
+    pub(super) fn peek(&self, at: usize) -> u8 {
+        self.bytes.get(at).copied().unwrap_or(0)
+    }
+
     /// Copies `size` bytes inside the arena; the ranges may overlap.
     pub(super) fn copy(&mut self, from: usize, to: usize, size: usize) {
         self.bytes.copy_within(from..from + size, to);

@@ -5,7 +5,7 @@
 //! what the changed entry costs and the order in which a state came about does not matter.
 //!
 //! An entry's number comes from its key, value, deadline and version, read once, 16 bytes at a time,
-//! by two lanes that multiply 64 by 64 bits and fold the product (the step of wyhash). Why so, and
+//! by lanes that multiply 64 by 64 bits and fold the product (the step of wyhash). Why so, and
 //! not from the CRC: the CRC is 32 bits wide and linear, so sums of functions of it would meet after
 //! 2^16 changes; why not a cryptographic hash: replicas that diverge by accident are the fault to
 //! find (N16), and 128 bytes would cost ten times as much. Nobody can rely on it against an
@@ -45,15 +45,22 @@ fn absorb(lanes: (u64, u64), x: u64, y: u64) -> (u64, u64) {
 /// The number that an entry adds to the digest. `content` is the key directly followed by the value.
 #[inline]
 pub(super) fn of_entry(content: &[u8], key_size: usize, deadline: u64, version: u64) -> u128 {
-    let mut lanes = (K[2] ^ content.len() as u64, K[3] ^ key_size as u64);
-    let mut pieces = content.chunks_exact(16);
+    // Two pairs of lanes: the products of one pair do not wait for those of the other.
+    let mut even = (K[2] ^ content.len() as u64, K[3] ^ key_size as u64);
+    let mut odd = (K[1] ^ deadline, K[0] ^ version);
+    let mut pieces = content.chunks_exact(32);
     for piece in &mut pieces {
-        lanes = absorb(lanes, word(piece), word(&piece[8..]));
+        even = absorb(even, word(piece), word(&piece[8..]));
+        odd = absorb(odd, word(&piece[16..]), word(&piece[24..]));
     }
-    let (x, y) = tail(pieces.remainder());
-    lanes = absorb(lanes, x, y);
-    lanes = absorb(lanes, deadline, version);
-    finish(lanes)
+    let mut rest = pieces.remainder();
+    if rest.len() >= 16 {
+        even = absorb(even, word(rest), word(&rest[8..]));
+        rest = &rest[16..];
+    }
+    let (x, y) = tail(rest);
+    odd = absorb(odd, x, y);
+    finish(absorb(even, odd.0, odd.1))
 }
 
 /// Mixes the counters into the sum over the entries.
@@ -72,9 +79,9 @@ fn finish(lanes: (u64, u64)) -> u128 {
     (u128::from(high) << 64) | u128::from(low)
 }
 
-/// The hash of a key, for the table: its low bits choose the bucket, its high half is kept.
+/// The hash of a key, for the table: its low bits choose the bucket.
 #[inline]
-pub(super) fn of_key(key: &[u8], seed: u64) -> u64 {
+pub(super) fn of_key(key: &[u8], seed: u64) -> u32 {
     let mut hash = fold(seed ^ K[0], key.len() as u64 ^ K[1]);
     let mut pieces = key.chunks_exact(16);
     for piece in &mut pieces {
@@ -85,7 +92,7 @@ pub(super) fn of_key(key: &[u8], seed: u64) -> u64 {
         let (x, y) = tail(rest);
         hash = fold(x ^ hash, y ^ K[3]);
     }
-    fold(hash, K[1])
+    fold(hash, K[1]) as u32
 }
 
 /// Sixty-four well mixed bits from two numbers: the machine's only randomness.

@@ -94,6 +94,11 @@ impl Store {
         self.globals.elapsed = self.globals.elapsed.max(now);
     }
 
+    /// When the next sweep has something to do, in milliseconds; it may only be to move entries.
+    pub(super) fn next_sweep(&self) -> Option<u64> {
+        self.next_slot(u64::MAX).map(|(_, start)| start)
+    }
+
     /// Removes the first entry of a slot that has begun, or moves it down.
     fn due(&mut self, place: Place) {
         let deadline = self.entry(place).body.deadline;

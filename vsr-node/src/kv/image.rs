@@ -5,7 +5,7 @@
 //! state that fails leaves an empty machine behind.
 
 use super::arena::CHUNK_SIZE;
-use super::layout::{GRANULE, Globals, LINKS_AT, Links, MAGIC, Place, buckets_of};
+use super::layout::{BUCKETS_MIN, GRANULE, Globals, LINKS_AT, Links, MAGIC, Place};
 use super::store::{Damage, Store};
 use vsr_consensus::{ImageError, Scrub};
 use vsr_types::Op;
@@ -86,8 +86,7 @@ impl Store {
     ) -> Result<(), ImageError> {
         let outcome = self.take_image(installing);
         if outcome.is_err() {
-            self.globals = Globals::empty(self.arena.size());
-            self.clear();
+            self.reset();
         }
         self.arena.all_changed_at(at.raw());
         self.arena.begin_op(at.raw());
@@ -103,13 +102,12 @@ impl Store {
         if globals.magic != MAGIC || globals.limit as usize != self.arena.size() {
             return Err(ImageError::Invalid);
         }
-        let start = u64::from(Globals::empty(self.arena.size()).heap_start().raw());
-        let consistent = globals.buckets == buckets_of(self.arena.size()) as u64
-            && globals.heap_end >= start
-            && usize::try_from(globals.heap_end)
-                .ok()
-                .and_then(|end| end.checked_mul(GRANULE))
-                == Some(size);
+        let empty = Globals::empty(self.arena.size());
+        let end = usize::try_from(globals.heap_end).ok();
+        let consistent = globals.capacity == empty.capacity
+            && (BUCKETS_MIN..=empty.capacity).contains(&globals.buckets)
+            && globals.heap_end >= empty.heap_end
+            && end.and_then(|end| end.checked_mul(GRANULE)) == Some(size);
         if !consistent {
             return Err(ImageError::Invalid);
         }
@@ -216,27 +214,19 @@ impl Store {
             if seen >= budget {
                 break;
             }
-            if scrubber.bucket == 0 {
-                if let Err(damage) = self.scrub_structure() {
-                    return corrupt(damage);
-                }
+            // The table may have been emptied since.
+            scrubber.bucket %= self.globals.buckets;
+            // Each round begins with the globals' two copies.
+            if scrubber.bucket == 0 && !self.globals_are_sound() {
+                return corrupt(Damage(0));
             }
             match self.verify_bucket(scrubber.bucket, self.globals.keys) {
                 Ok(size) => seen += size.bytes + super::layout::BUCKET_SIZE,
                 Err(damage) => return corrupt(damage),
             }
-            scrubber.bucket = (scrubber.bucket + 1) & (self.globals.buckets - 1);
+            scrubber.bucket = (scrubber.bucket + 1) % self.globals.buckets;
         }
         Scrub::Clean
-    }
-
-    /// What each round begins with: the globals' two copies.
-    fn scrub_structure(&self) -> Result<(), Damage> {
-        if self.globals_are_sound() {
-            Ok(())
-        } else {
-            Err(Damage(0))
-        }
     }
 }
 

@@ -48,9 +48,11 @@ const BYTES_PER_BUCKET: usize = 128;
 /// Says that the arena was written by this format of this machine.
 pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"vsr-kv-1");
 
-/// How many buckets an arena of `size` bytes has: sized once, so that nothing ever has to be
-/// rehashed and a SCAN cursor is simply the number of a bucket.
-pub(super) const fn buckets_of(size: usize) -> usize {
+/// The buckets that an empty table uses: a page or two.
+pub(super) const BUCKETS_MIN: u64 = 1024;
+
+/// How many buckets an arena of `size` bytes has room for. It uses as many as it has had keys.
+pub(super) const fn capacity_of(size: usize) -> u64 {
     let wanted = size / BYTES_PER_BUCKET;
     1 << wanted.ilog2()
 }
@@ -102,7 +104,10 @@ pub(super) struct Globals {
     pub(super) magic: u64,
     /// The size of the arena: the memory limit, equal on all replicas.
     pub(super) limit: u64,
+    /// The buckets in use.
     pub(super) buckets: u64,
+    /// The buckets there is room for; follows from the limit.
+    pub(super) capacity: u64,
     /// The table's hash seed; zero until the first operation, from which it is drawn.
     pub(super) seed: u64,
     /// How many entries there are, expired ones that wait for the sweep included.
@@ -136,12 +141,13 @@ pub(super) struct Globals {
 impl Globals {
     /// Those of an empty arena.
     pub(super) fn empty(size: usize) -> Self {
-        let buckets = buckets_of(size);
+        let capacity = capacity_of(size);
         Self {
             magic: MAGIC,
             limit: size as u64,
-            buckets: buckets as u64,
-            heap_end: u64::from(heap_start(buckets).raw()),
+            buckets: BUCKETS_MIN,
+            capacity,
+            heap_end: u64::from(heap_start(capacity).raw()),
             ..Self::zeroed()
         }
     }
@@ -157,7 +163,7 @@ impl Globals {
 
     #[inline]
     pub(super) const fn heap_start(&self) -> Place {
-        heap_start(self.buckets as usize)
+        heap_start(self.capacity)
     }
 
     #[inline]
@@ -166,8 +172,8 @@ impl Globals {
     }
 }
 
-const fn heap_start(buckets: usize) -> Place {
-    Place(((TABLE_AT + buckets * BUCKET_SIZE) / GRANULE) as u32)
+const fn heap_start(capacity: u64) -> Place {
+    Place(((TABLE_AT + capacity as usize * BUCKET_SIZE) / GRANULE) as u32)
 }
 
 /// The start of every block of the heap.
@@ -221,7 +227,7 @@ pub(super) struct Links {
     pub(super) due_previous: Place,
     /// The slot of the wheel (level * 64 + slot + 1), zero when the entry has no deadline.
     pub(super) due_slot: u32,
-    /// 32 bits of the key's hash. Here, and not with the entry's content, so that an entry that is
+    /// The key's hash. Here, and not with the entry's content, so that an entry that is
     /// passed over is known to be another one without reading all of it.
     pub(super) hash: u32,
     pub(super) check: u32,

@@ -102,6 +102,16 @@ impl KvMachine {
         }
     }
 
+    /// From when on an operation, be it an empty one, makes keys disappear (or come closer to it), in
+    /// milliseconds since the Unix epoch; `None` while no key has a deadline.
+    ///
+    /// Time passes for the machine with its operations only. A node that serves reads orders an
+    /// operation without commands (four zero bytes) at this time if nothing else has been ordered.
+    #[must_use]
+    pub fn next_expiry(&self) -> Option<u64> {
+        self.store.next_sweep()
+    }
+
     /// Recomputes all that is derived (digest, counts, lists) from the entries and says whether it
     /// is what the machine believes. Walks the whole state.
     #[must_use]

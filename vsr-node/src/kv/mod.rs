@@ -20,7 +20,7 @@
 //! read. The digest always equals the one recomputed from all entries. A command that fails has
 //! changed nothing.
 //!
-//! Where to read next: [`commands`] for what there is, [`codec`] for how it travels, `layout` for the
+//! Where to read next: [`mod@commands`] for what there is, [`codec`] for how it travels, `layout` for the
 //! bytes, `store` for what happens to them.
 
 mod allocator;

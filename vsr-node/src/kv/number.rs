@@ -252,7 +252,9 @@ mod tests {
 
     #[test]
     fn what_is_no_number_is_refused() {
-        for text in ["", "abc", " 1", "1 ", "nan", "1.2.3", "--1", "1e", ".", "1e400"] {
+        for text in [
+            "", "abc", " 1", "1 ", "nan", "1.2.3", "--1", "1e", ".", "1e400",
+        ] {
             assert_eq!(Float::parse(text.as_bytes()), None, "{text}");
         }
         let infinite = Float::parse(b"inf").expect("a number, if not a finite one");

@@ -7,7 +7,9 @@
 use super::allocator::granules_of;
 use super::arena::Arena;
 use super::digest;
-use super::layout::{BODY_AT, Body, CHECKSUM_AT, Globals, KEY_AT, LINKS_AT, Links, Place};
+use super::layout::{
+    BODY_AT, BUCKET_SIZE, Body, CHECKSUM_AT, Globals, KEY_AT, LINKS_AT, Links, Place, TABLE_AT,
+};
 use bytemuck::Zeroable;
 use vsr_types::{Digest, checksum};
 
@@ -26,7 +28,7 @@ pub(super) struct Found {
     pub(super) place: Place,
     /// The entry before it in its bucket, or none when it is the first.
     pub(super) before: Place,
-    pub(super) hash: u64,
+    pub(super) hash: u32,
 }
 
 /// A verified entry.
@@ -89,8 +91,9 @@ impl Store {
     }
 
     /// Everything back to empty, the version counter and the time excepted: versions never come
-    /// again, and time does not go back. Costs a write of the table, a sixteenth of the memory.
+    /// again, and time does not go back. Costs a write of the buckets in use.
     pub(super) fn clear(&mut self) {
+        let used = self.globals.buckets as usize * BUCKET_SIZE;
         let kept = Globals {
             seed: self.globals.seed,
             version: self.globals.version,
@@ -98,7 +101,14 @@ impl Store {
             ..Globals::empty(self.globals.limit as usize)
         };
         self.globals = kept;
-        let start = kept.heap_start().at();
+        self.arena.bytes_mut(0, TABLE_AT + used).fill(0);
+        self.sync();
+    }
+
+    /// Empty as at the very beginning, whatever the arena holds.
+    pub(super) fn reset(&mut self) {
+        self.globals = Globals::empty(self.arena.size());
+        let start = self.globals.heap_start().at();
         self.arena.bytes_mut(0, start).fill(0);
         self.sync();
     }
@@ -106,12 +116,11 @@ impl Store {
     /// The digest of the whole state.
     pub(super) fn digest(&self) -> Digest {
         let g = &self.globals;
-        Digest::new(digest::of_state(
-            g.sum(),
-            &[
-                g.keys, g.expiring, g.version, g.used, g.heap_end, g.limit, g.seed,
-            ],
-        ))
+        let counters = [
+            g.keys, g.buckets, g.expiring, g.version, g.used, g.heap_end, g.limit, g.seed,
+            g.elapsed, g.draining,
+        ];
+        Digest::new(digest::of_state(g.sum(), &counters))
     }
 
     #[inline]
@@ -128,7 +137,10 @@ impl Store {
 
     #[inline]
     pub(super) fn try_links(&self, place: Place) -> Result<Links, Damage> {
-        if place < self.globals.heap_start() || place >= self.globals.heap_end() {
+        let inside = place >= self.globals.heap_start()
+            && place < self.globals.heap_end()
+            && place.at() + KEY_AT <= self.arena.size();
+        if !inside {
             return Err(Damage(0));
         }
         let links: Links = self.arena.read(place.at() + LINKS_AT);
@@ -307,7 +319,6 @@ impl Store {
     fn replace(&mut self, place: Place, body: Body, found: &Found) {
         if found.place.is_none() {
             self.link(place, found.hash);
-            self.globals.keys += 1;
         } else {
             self.subtract(found.place);
             let links = self.links(found.place);

@@ -1,8 +1,15 @@
-//! The hash table: buckets of entries chained by their links.
+//! The hash table: buckets of entries chained by their links, growing one bucket at a time.
 //!
-//! The number of buckets follows from the memory and never changes: no growing, so no pause and no
-//! rehashing, and SCAN's cursor is the number of the next bucket, the same on all replicas and valid
-//! whatever happens in between. Keys that stay are returned exactly once.
+//! Linear hashing (Litwin 1980): with n buckets, 2^l <= n < 2^(l+1), a hash belongs to the bucket of
+//! its low l + 1 bits, or of its low l bits where that bucket does not exist yet. Each key that makes
+//! more keys than buckets splits one bucket in two, in a fixed order: no pause, and a table as small
+//! as its keys allow, which keeps the buckets of a small data set in the cache. The room for the
+//! buckets is set aside from the start; they never become fewer, except when everything is removed.
+//!
+//! SCAN walks the hashes in the order of their *reversed* bits. In that order each bucket is one
+//! interval, and splitting it cuts the interval in two; a cursor is a place in this order, so it
+//! means the same on all replicas and whatever the table has become in between. A key that stays is
+//! returned exactly once.
 //!
 //! The seed is drawn from the first operation's client and time: equal everywhere, and not known to
 //! somebody who prepares keys that all fall into one bucket.
@@ -19,8 +26,65 @@ impl Store {
         self.globals.seed = seed.max(1);
     }
 
-    const fn bucket_at(&self, hash: u64) -> usize {
-        TABLE_AT + (hash & (self.globals.buckets - 1)) as usize * BUCKET_SIZE
+    /// The bucket of a hash.
+    #[inline]
+    pub(super) const fn index_of(&self, hash: u32) -> u64 {
+        let buckets = self.globals.buckets;
+        let mask = (2 << buckets.ilog2()) - 1;
+        let index = hash as u64 & mask;
+        if index < buckets {
+            index
+        } else {
+            index & (mask >> 1)
+        }
+    }
+
+    const fn bucket_at(&self, hash: u32) -> usize {
+        TABLE_AT + self.index_of(hash) as usize * BUCKET_SIZE
+    }
+
+    /// The interval of reversed hashes that the bucket of the reversed hash `at` holds: the bucket,
+    /// and where the next interval begins (2^32 after the last).
+    pub(super) fn interval(&self, at: u32) -> (u64, u64) {
+        let index = self.index_of(at.reverse_bits());
+        let level = self.globals.buckets.ilog2();
+        let half = 1 << level;
+        // Buckets already split in this round, and those that came of it, are told by a bit more.
+        let depth = if index >= half || index + half < self.globals.buckets {
+            level + 1
+        } else {
+            level
+        };
+        let size = 1_u64 << (32 - depth);
+        (index, (u64::from(at) & !(size - 1)) + size)
+    }
+
+    /// Adds a bucket: the next one in turn is split.
+    fn split_bucket(&mut self) {
+        let new = self.globals.buckets;
+        let old = new - (1 << new.ilog2());
+        let mut place = self.bucket(old);
+        self.globals.buckets += 1;
+        let (mut stays, mut moves) = (Place::NONE, Place::NONE);
+        while !place.is_none() {
+            let links = self.links(place);
+            let chain = if self.index_of(links.hash) == new {
+                &mut moves
+            } else {
+                &mut stays
+            };
+            let changed = Links {
+                next: *chain,
+                ..links
+            };
+            *chain = place;
+            self.set_links(place, changed);
+            place = links.next;
+        }
+        for (index, first) in [(old, stays), (new, moves)] {
+            let at = TABLE_AT + index as usize * BUCKET_SIZE;
+            self.arena.write(at, &Bucket::new(first));
+        }
     }
 
     /// The first entry of bucket `index`.
@@ -37,17 +101,24 @@ impl Store {
         }
     }
 
+    /// The first entry of a key's bucket, as it stands there: for touching it, not for believing it.
+    #[inline]
+    pub(super) fn peek_bucket(&self, key: &[u8]) -> Place {
+        let hash = digest::of_key(key, self.globals.seed);
+        let bucket: Bucket = self.arena.read(self.bucket_at(hash));
+        bucket.first
+    }
+
     /// The first entry of bucket `index`.
     pub(super) fn bucket(&self, index: u64) -> Place {
         self.try_bucket(index)
             .expect("state is corrupt: a bucket of the table fails its check")
     }
 
-    /// Whether an entry with this hash belongs into bucket `index`: low bits choose the bucket, and
-    /// they are not kept, so the key is hashed again.
+    /// Whether an entry belongs into bucket `index`.
     pub(super) fn belongs(&self, entry: &Entry<'_>, links: &Links, index: u64) -> bool {
         let hash = digest::of_key(entry.key, self.globals.seed);
-        hash & (self.globals.buckets - 1) == index && links.hash == (hash >> 32) as u32
+        self.index_of(hash) == index && links.hash == hash
     }
 
     /// Looks for a key.
@@ -55,13 +126,13 @@ impl Store {
     pub(super) fn find(&self, key: &[u8]) -> Found {
         let hash = digest::of_key(key, self.globals.seed);
         let mut found = Found {
-            place: self.bucket(hash & (self.globals.buckets - 1)),
+            place: self.bucket(self.index_of(hash)),
             before: Place::NONE,
             hash,
         };
         while !found.place.is_none() {
             let links = self.links(found.place);
-            if links.hash == (hash >> 32) as u32 && self.has_key(found.place, key) {
+            if links.hash == hash && self.has_key(found.place, key) {
                 return found;
             }
             found.before = found.place;
@@ -89,22 +160,27 @@ impl Store {
         entry.is_live(now).then_some(entry)
     }
 
-    /// Puts an entry that is in no bucket at the front of its own.
-    pub(super) fn link(&mut self, place: Place, hash: u64) {
+    /// Counts an entry and puts it at the front of its bucket.
+    pub(super) fn link(&mut self, place: Place, hash: u32) {
         let links = Links {
-            next: self.bucket(hash & (self.globals.buckets - 1)),
-            hash: (hash >> 32) as u32,
+            next: self.bucket(self.index_of(hash)),
+            hash,
             ..Links::zeroed()
         };
         self.set_links(place, links);
         self.arena.write(self.bucket_at(hash), &Bucket::new(place));
+        self.globals.keys += 1;
+        if self.globals.keys > self.globals.buckets && self.globals.buckets < self.globals.capacity
+        {
+            self.split_bucket();
+        }
     }
 
     /// Puts an entry that is in no bucket where `found` is.
     pub(super) fn relink(&mut self, place: Place, found: &Found, next: Place) {
         let links = Links {
             next,
-            hash: (found.hash >> 32) as u32,
+            hash: found.hash,
             ..Links::zeroed()
         };
         self.set_links(place, links);
@@ -127,9 +203,9 @@ impl Store {
 
     /// Finds the entry at `place`, known to be in the table.
     pub(super) fn locate(&self, place: Place) -> Found {
-        let hash = digest::of_key(self.entry(place).key, self.globals.seed);
+        let hash = self.links(place).hash;
         let mut found = Found {
-            place: self.bucket(hash & (self.globals.buckets - 1)),
+            place: self.bucket(self.index_of(hash)),
             before: Place::NONE,
             hash,
         };

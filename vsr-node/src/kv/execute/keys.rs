@@ -80,7 +80,7 @@ impl Store {
             if left == 0 {
                 break;
             }
-            let index = at.random.wrapping_add(step) & (buckets - 1);
+            let index = (at.random % buckets + step) % buckets;
             let mut place = self.bucket(index);
             while !place.is_none() {
                 left -= 1;
@@ -94,11 +94,11 @@ impl Store {
         reply.null();
     }
 
-    /// Writes the matching live keys of a bucket; returns how many.
+    /// Writes the matching live keys of a bucket whose reversed hashes are at or after `from`.
     fn bucket_keys(
         &self,
         at: &Moment,
-        index: u64,
+        (index, from): (u64, u32),
         pattern: Option<&[u8]>,
         reply: &mut Reply<'_>,
     ) -> Walked {
@@ -106,13 +106,15 @@ impl Store {
         let mut place = self.bucket(index);
         while !place.is_none() {
             let entry = self.entry(place);
+            let links = self.links(place);
             walked.seen += 1;
-            let wanted = pattern.is_none_or(|pattern| glob::matches(pattern, entry.key));
+            let wanted = links.hash.reverse_bits() >= from
+                && pattern.is_none_or(|pattern| glob::matches(pattern, entry.key));
             if wanted && entry.is_live(at.now) {
                 reply.bulk(entry.key);
                 walked.written += 1;
             }
-            place = self.links(place).next;
+            place = links.next;
         }
         walked
     }
@@ -124,7 +126,7 @@ impl Store {
             if seen == self.globals.keys || reply.overflowed() {
                 break;
             }
-            let walked = self.bucket_keys(at, index, Some(pattern), reply);
+            let walked = self.bucket_keys(at, (index, 0), Some(pattern), reply);
             count += walked.written;
             seen += walked.seen;
         }
@@ -135,31 +137,35 @@ impl Store {
         let mut arguments = entry.arguments();
         let cursor = parse_cursor(arguments.next().unwrap_or_default()).ok_or(INVALID_CURSOR)?;
         let options = ScanOptions::parse(arguments)?;
-        let buckets = self.globals.buckets;
         let start = reply.begin_list();
         let (mut count, mut seen) = (0, 0);
-        let mut index = cursor;
-        let end = cursor
-            .saturating_add(SCAN_BUCKETS.saturating_add(options.count))
-            .min(buckets);
-        while index < end && seen < options.count {
+        let mut buckets = SCAN_BUCKETS.saturating_add(options.count);
+        // A place in the order of reversed hashes, or 2^32 and more: the end.
+        let mut next = cursor;
+        while let Ok(from) = u32::try_from(next)
+            && buckets > 0
+            && seen < options.count
+            && options.strings
+        {
             let mark = reply.used();
-            if options.strings {
-                let walked = self.bucket_keys(at, index, options.pattern, reply);
-                if reply.overflowed() {
-                    if count == 0 {
-                        return Err(REPLY_TOO_LARGE.into());
-                    }
-                    // The buffer is full: the next call goes on with this bucket.
-                    reply.rewind(mark);
-                    break;
+            let (index, after) = self.interval(from);
+            let walked = self.bucket_keys(at, (index, from), options.pattern, reply);
+            if reply.overflowed() {
+                if count == 0 {
+                    return Err(REPLY_TOO_LARGE.into());
                 }
-                count += walked.written;
-                seen += walked.seen;
+                // The buffer is full: the next call goes on with this bucket.
+                reply.rewind(mark);
+                break;
             }
-            index += 1;
+            count += walked.written;
+            seen += walked.seen;
+            buckets -= 1;
+            next = after;
         }
-        let next = if index >= buckets { 0 } else { index };
+        if u32::try_from(next).is_err() || !options.strings {
+            next = 0;
+        }
         reply.end_list(start, count, Some(next));
         Ok(())
     }

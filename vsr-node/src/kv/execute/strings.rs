@@ -227,7 +227,7 @@ impl Store {
         entry: &Entry<'_>,
         reply: &mut Reply<'_>,
     ) -> Outcome {
-        if entry.argc() % 2 != 0 {
+        if !entry.argc().is_multiple_of(2) {
             wrong_arguments(entry, reply);
             return Ok(());
         }

@@ -20,7 +20,11 @@ fn every_key_goes_at_its_own_millisecond() {
         for now in [next - 1, next] {
             fixture.now = now.max(fixture.now);
             for (index, deadline) in deadlines.iter().filter(|(_, at)| **at <= next + 1) {
-                let expected = if *deadline > fixture.now { ":1\r\n" } else { ":0\r\n" };
+                let expected = if *deadline > fixture.now {
+                    ":1\r\n"
+                } else {
+                    ":0\r\n"
+                };
                 assert_eq!(fixture.run(&format!("exists key:{index}")), expected);
             }
         }
@@ -87,4 +91,30 @@ fn deadlines_at_the_end_of_time_are_kept() {
     assert_eq!(fixture.run("pexpiretime a"), ":9223372036854775807\r\n");
     assert_eq!(fixture.run("persist a"), ":1\r\n");
     assert!(fixture.machine.verify());
+}
+
+#[test]
+fn empty_operations_at_the_times_asked_for_let_keys_go_in_time() {
+    let mut fixture = Fixture::new(8 << 20);
+    assert_eq!(fixture.machine.next_expiry(), None);
+    let query = super::support::pack(&[b"exists", b"a"]);
+    for lifetime in [1, 63, 64, 1000, 100_000, 1 << 33] {
+        fixture.run(&format!("set a 1 px {lifetime}"));
+        let deadline = fixture.now + lifetime;
+        let mut operations = 0;
+        while let Some(next) = fixture.machine.next_expiry() {
+            assert!(next <= deadline);
+            fixture.now = fixture.now.max(next);
+            fixture.apply(&[0; 4]);
+            let expected: &[u8] = if fixture.now < deadline {
+                b":1\r\n"
+            } else {
+                b":0\r\n"
+            };
+            assert_eq!(super::support::only(&fixture.query(&query)), expected);
+            operations += 1;
+        }
+        assert_eq!(fixture.now, deadline);
+        assert!(operations <= 8, "at most one per level of the wheel");
+    }
 }

@@ -6,14 +6,20 @@ use vsr_consensus::StateMachine as _;
 
 fn sample() -> Vec<u8> {
     let mut builder = OperationBuilder::new(vec![0; 1024]);
-    builder.push(Opcode::Set, &[b"key", b"value", b"ex", b"10"]).expect("fits");
-    builder.push(Opcode::MSet, &[b"a", b"1", b"b", b"2"]).expect("fits");
+    builder
+        .push(Opcode::Set, &[b"key", b"value", b"ex", b"10"])
+        .expect("fits");
+    builder
+        .push(Opcode::MSet, &[b"a", b"1", b"b", b"2"])
+        .expect("fits");
     builder.begin(Opcode::Exec);
     builder.watches([(&b"a"[..], 3), (&b"zz"[..], 0)]);
     builder.queued(Opcode::Incr, [&b"a"[..]]);
     builder.queued(Opcode::Scan, [&b"0"[..], b"match", b"*"]);
     builder.end().expect("fits");
-    builder.push(Opcode::IncrByFloat, &[b"b", b"1.5"]).expect("fits");
+    builder
+        .push(Opcode::IncrByFloat, &[b"b", b"1.5"])
+        .expect("fits");
     builder.operation().to_vec()
 }
 
@@ -53,13 +59,18 @@ fn noise_is_refused_and_never_panics() {
     let mut random = Random(1);
     let mut fixture = Fixture::new(4 << 20);
     for _ in 0..20_000 {
-        let bytes: Vec<u8> = (0..random.below(80)).map(|_| (random.next() % 12) as u8).collect();
+        let bytes: Vec<u8> = (0..random.below(80))
+            .map(|_| (random.next() % 12) as u8)
+            .collect();
         fixture.apply(&bytes);
     }
     for size in 0..4 {
         assert!(fixture.machine.validate(&vec![0; size]).is_err());
     }
-    assert!(fixture.machine.validate(&[0; 4]).is_ok(), "nothing to do is well formed");
+    assert!(
+        fixture.machine.validate(&[0; 4]).is_ok(),
+        "nothing to do is well formed"
+    );
     assert!(fixture.machine.validate(&[255; 64]).is_err());
     assert!(fixture.machine.verify());
 }
@@ -73,11 +84,17 @@ fn malformed_and_forbidden_transactions_are_refused() {
         builder.watches([]);
         builder.queued(opcode, [&b"k"[..]]);
         builder.end().expect("fits");
-        assert!(fixture.machine.validate(builder.operation()).is_err(), "{opcode:?} inside EXEC");
+        assert!(
+            fixture.machine.validate(builder.operation()).is_err(),
+            "{opcode:?} inside EXEC"
+        );
     }
     let mut builder = OperationBuilder::new(vec![0; 256]);
     builder.push(Opcode::Exec, &[]).expect("fits");
-    assert!(fixture.machine.validate(builder.operation()).is_err(), "no watch list");
+    assert!(
+        fixture.machine.validate(builder.operation()).is_err(),
+        "no watch list"
+    );
 }
 
 #[test]
@@ -85,10 +102,21 @@ fn a_query_that_writes_is_an_error_and_changes_nothing() {
     let mut fixture = Fixture::new(4 << 20);
     fixture.run("set a 1");
     let before = fixture.machine.digest();
-    for words in [&[&b"set"[..], b"a", b"2"][..], &[b"getex", b"a"], &[b"incr", b"a"]] {
+    for words in [
+        &[&b"set"[..], b"a", b"2"][..],
+        &[b"getex", b"a"],
+        &[b"incr", b"a"],
+    ] {
         let reply = fixture.query(&pack(words));
-        let text = ReplyReader::parse(&reply).expect("well formed").next().expect("one").to_vec();
-        assert_eq!(text, b"-ERR this command may write and cannot be a query\r\n");
+        let text = ReplyReader::parse(&reply)
+            .expect("well formed")
+            .next()
+            .expect("one")
+            .to_vec();
+        assert_eq!(
+            text,
+            b"-ERR this command may write and cannot be a query\r\n"
+        );
     }
     assert_eq!(fixture.machine.digest(), before);
 }

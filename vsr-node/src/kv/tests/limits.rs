@@ -9,8 +9,13 @@ use vsr_consensus::StateMachine as _;
 fn scan(fixture: &mut Fixture, cursor: u64, options: &str) -> (u64, Vec<String>) {
     let reply = fixture.run(&format!("scan {cursor}{options}"));
     let mut lines = reply.split("\r\n").skip(2);
-    let cursor = lines.next().and_then(|line| line.parse().ok()).expect("a cursor");
-    let keys = lines.skip(1).filter(|line| !line.is_empty() && !line.starts_with('$'));
+    let cursor = lines
+        .next()
+        .and_then(|line| line.parse().ok())
+        .expect("a cursor");
+    let keys = lines
+        .skip(1)
+        .filter(|line| !line.is_empty() && !line.starts_with('$'));
     (cursor, keys.map(str::to_owned).collect())
 }
 
@@ -102,16 +107,28 @@ fn values_are_limited_to_what_an_operation_can_carry() {
     let largest = vec![1; STRING_SIZE_MAX];
     assert_eq!(fixture.words(&[b"set", b"k", &largest]), b"+OK\r\n");
     assert_eq!(fixture.words(&[b"get", b"k"]).len(), STRING_SIZE_MAX + 12);
-    assert_eq!(fixture.words(&[b"getset", b"k", &largest]).len(), STRING_SIZE_MAX + 12);
+    assert_eq!(
+        fixture.words(&[b"getset", b"k", &largest]).len(),
+        STRING_SIZE_MAX + 12
+    );
     assert_eq!(fixture.words(&[b"append", b"k", b"x"]), TOO_LARGE);
     let too_far = STRING_SIZE_MAX.to_string();
-    assert_eq!(fixture.words(&[b"setrange", b"k", too_far.as_bytes(), b"x"]), TOO_LARGE);
+    assert_eq!(
+        fixture.words(&[b"setrange", b"k", too_far.as_bytes(), b"x"]),
+        TOO_LARGE
+    );
     let larger = vec![1; STRING_SIZE_MAX + 1];
     assert_eq!(fixture.words(&[b"set", b"k", &larger]), TOO_LARGE);
-    assert_eq!(fixture.words(&[b"mset", b"a", b"b", b"k", &larger]), TOO_LARGE);
+    assert_eq!(
+        fixture.words(&[b"mset", b"a", b"b", b"k", &larger]),
+        TOO_LARGE
+    );
     assert_eq!(fixture.run("exists a"), ":0\r\n");
     let last = (STRING_SIZE_MAX - 1).to_string();
-    assert_eq!(fixture.words(&[b"setrange", b"k", last.as_bytes(), b"x"]), format!(":{STRING_SIZE_MAX}\r\n").into_bytes());
+    assert_eq!(
+        fixture.words(&[b"setrange", b"k", last.as_bytes(), b"x"]),
+        format!(":{STRING_SIZE_MAX}\r\n").into_bytes()
+    );
     assert!(fixture.machine.verify());
 }
 
@@ -125,9 +142,17 @@ fn a_machine_full_of_small_keys_still_answers_and_empties() {
     assert!(count > 40_000, "{count} keys in 4 MiB");
     assert_eq!(fixture.run("dbsize"), format!(":{count}\r\n"));
     let before = fixture.machine.digest();
-    assert!(fixture.run("mset a 1 b 2").starts_with("-OOM command not allowed"));
+    assert!(
+        fixture
+            .run("mset a 1 b 2")
+            .starts_with("-OOM command not allowed")
+    );
     assert_eq!(fixture.machine.digest(), before, "all or nothing");
-    assert_eq!(fixture.run("set 5 w"), "+OK\r\n", "what fits in place is allowed");
+    assert_eq!(
+        fixture.run("set 5 w"),
+        "+OK\r\n",
+        "what fits in place is allowed"
+    );
     for index in (0..count).rev() {
         assert_eq!(fixture.run(&format!("del {index}")), ":1\r\n");
     }

@@ -45,7 +45,8 @@ impl Model {
     }
 
     fn expire(&mut self, now: u64) {
-        self.entries.retain(|_, (_, deadline)| *deadline == 0 || *deadline > now);
+        self.entries
+            .retain(|_, (_, deadline)| *deadline == 0 || *deadline > now);
     }
 
     /// Executes a command line whose syntax is right.
@@ -56,7 +57,12 @@ impl Model {
         match std::str::from_utf8(&words[0]).expect("a name") {
             "get" => bulk(old.as_deref()),
             "strlen" => number(old.map_or(0, |old| old.len()) as i64),
-            "exists" => number(words[1..].iter().filter(|key| self.value(key).is_some()).count() as i64),
+            "exists" => number(
+                words[1..]
+                    .iter()
+                    .filter(|key| self.value(key).is_some())
+                    .count() as i64,
+            ),
             "dbsize" => number(self.entries.len() as i64),
             "pttl" => number(match (old, self.deadline(&key)) {
                 (None, _) => -2,
@@ -65,7 +71,11 @@ impl Model {
             }),
             "mget" => {
                 let values = words[1..].iter().map(|key| bulk(self.value(key)));
-                [format!("*{}\r\n", words.len() - 1).into_bytes()].into_iter().chain(values).flatten().collect()
+                [format!("*{}\r\n", words.len() - 1).into_bytes()]
+                    .into_iter()
+                    .chain(values)
+                    .flatten()
+                    .collect()
             }
             _ => self.write(words, now, &key, old.as_deref()),
         }
@@ -76,7 +86,9 @@ impl Model {
         let argument = |index: usize| words[index].clone();
         match std::str::from_utf8(&words[0]).expect("a name") {
             "set" => {
-                let deadline = words.get(4).map_or(0, |ttl| now + integer(ttl).expect("a time") as u64);
+                let deadline = words
+                    .get(4)
+                    .map_or(0, |ttl| now + integer(ttl).expect("a time") as u64);
                 self.set(key, argument(2), deadline);
                 ok()
             }
@@ -130,7 +142,9 @@ impl Model {
     fn write_keys(&mut self, words: &[Bytes], now: u64, key: &[u8], old: Option<&[u8]>) -> Bytes {
         match std::str::from_utf8(&words[0]).expect("a name") {
             "del" => {
-                let gone = words[1..].iter().filter(|key| self.entries.remove(*key).is_some());
+                let gone = words[1..]
+                    .iter()
+                    .filter(|key| self.entries.remove(*key).is_some());
                 number(gone.count() as i64)
             }
             "getdel" => {
@@ -184,13 +198,21 @@ fn command(random: &mut Random, size_max: u64) -> Vec<Bytes> {
     };
     let number = |random: &mut Random, below| random.below(below).to_string().into_bytes();
     let name = *random.pick(&[
-        "get", "get", "set", "set", "set", "setnx", "getset", "append", "setrange", "incrby", "mset",
-        "del", "getdel", "pexpire", "persist", "rename", "copy", "strlen", "exists", "pttl", "mget",
-        "px", "px", "dbsize", "num",
+        "get", "get", "set", "set", "set", "setnx", "getset", "append", "setrange", "incrby",
+        "mset", "del", "getdel", "pexpire", "persist", "rename", "copy", "strlen", "exists",
+        "pttl", "mget", "px", "px", "dbsize", "num",
     ]);
     let mut words = vec![name.as_bytes().to_vec()];
     match name {
-        "px" => words = vec![b"set".to_vec(), key(random), value(random), b"px".to_vec(), number(random, 9000)],
+        "px" => {
+            words = vec![
+                b"set".to_vec(),
+                key(random),
+                value(random),
+                b"px".to_vec(),
+                number(random, 9000),
+            ]
+        }
         "num" => words = vec![b"set".to_vec(), key(random), number(random, 1 << 40)],
         "dbsize" => {}
         "set" | "setnx" | "getset" | "append" => words.extend([key(random), value(random)]),
@@ -238,7 +260,10 @@ fn random_commands_answer_as_the_model_does() {
             assert!(
                 reply == expected,
                 "seed {seed} step {step}: {:?} gives {:?} instead of {:?}",
-                words.iter().map(|word| String::from_utf8_lossy(word)).collect::<Vec<_>>(),
+                words
+                    .iter()
+                    .map(|word| String::from_utf8_lossy(word))
+                    .collect::<Vec<_>>(),
                 String::from_utf8_lossy(&reply),
                 String::from_utf8_lossy(&expected),
             );
@@ -265,9 +290,16 @@ fn out_of_memory_changes_nothing_and_comes_at_the_same_command_everywhere() {
         if reply == b"-OOM command not allowed when used memory > 'maxmemory'.\r\n" {
             refused += 1;
             model.expire(a.now);
-            assert!(a.machine.kv_report().used_bytes > 1 << 20, "step {step}: there was memory");
+            assert!(
+                a.machine.kv_report().used_bytes > 1 << 20,
+                "step {step}: there was memory"
+            );
         } else {
-            assert!(reply == model.run(&words, a.now), "step {step}: {:?}", words[0]);
+            assert!(
+                reply == model.run(&words, a.now),
+                "step {step}: {:?}",
+                words[0]
+            );
         }
         if step % 1000 == 0 {
             assert!(a.machine.verify(), "step {step}");

@@ -13,7 +13,11 @@ fn exec(watches: &[(&str, u64)], lines: &[&str]) -> Vec<u8> {
 
 fn add(builder: &mut OperationBuilder<Vec<u8>>, watches: &[(&str, u64)], lines: &[&str]) {
     builder.begin(Opcode::Exec);
-    builder.watches(watches.iter().map(|(key, version)| (key.as_bytes(), *version)));
+    builder.watches(
+        watches
+            .iter()
+            .map(|(key, version)| (key.as_bytes(), *version)),
+    );
     for line in lines {
         let mut words = line.split(' ').map(str::as_bytes);
         let spec = lookup(words.next().expect("a name")).expect("known");
@@ -24,7 +28,9 @@ fn add(builder: &mut OperationBuilder<Vec<u8>>, watches: &[(&str, u64)], lines: 
 
 fn version(fixture: &mut Fixture, key: &str) -> u64 {
     let mut builder = OperationBuilder::new(vec![0; 256]);
-    builder.push(Opcode::Version, &[key.as_bytes()]).expect("fits");
+    builder
+        .push(Opcode::Version, &[key.as_bytes()])
+        .expect("fits");
     let reply = only(&fixture.query(builder.operation()));
     let text = String::from_utf8(reply).expect("text");
     text[1..].trim_end().parse().expect("a number")
@@ -37,7 +43,12 @@ fn text(reply: &[u8]) -> String {
 #[test]
 fn queued_commands_run_as_one_and_failures_do_not_undo_the_others() {
     let mut fixture = Fixture::new(8 << 20);
-    let operation = exec(&[], &["set a 1", "incr a", "get a", "incr a b", "set b x", "incr b", "mget a b"]);
+    let operation = exec(
+        &[],
+        &[
+            "set a 1", "incr a", "get a", "incr a b", "set b x", "incr b", "mget a b",
+        ],
+    );
     fixture.machine.validate(&operation).expect("well formed");
     assert_eq!(
         text(&fixture.apply(&operation)),
@@ -58,7 +69,11 @@ fn a_watched_key_that_changed_stops_the_transaction() {
     let operation = exec(&[("a", watched), ("absent", 0)], &["set a 2"]);
     assert_eq!(text(&fixture.apply(&operation)), "*1\r\n+OK\r\n");
     let before = fixture.machine.digest();
-    assert_eq!(text(&fixture.apply(&operation)), "_\r\n", "its own write counts");
+    assert_eq!(
+        text(&fixture.apply(&operation)),
+        "_\r\n",
+        "its own write counts"
+    );
     assert_eq!(fixture.machine.digest(), before);
 }
 
@@ -69,8 +84,18 @@ fn every_way_to_change_a_key_raises_its_version() {
     fixture.run("set other 1");
     let mut last = version(&mut fixture, "a");
     for line in [
-        "set a 1", "incr a", "append a 5", "setrange a 0 7", "expire a 100", "persist a", "mset a 1",
-        "getset a 2", "getex a ex 5", "incrbyfloat a 1.5", "copy other a replace", "set a 3 ifne 4",
+        "set a 1",
+        "incr a",
+        "append a 5",
+        "setrange a 0 7",
+        "expire a 100",
+        "persist a",
+        "mset a 1",
+        "getset a 2",
+        "getex a ex 5",
+        "incrbyfloat a 1.5",
+        "copy other a replace",
+        "set a 3 ifne 4",
     ] {
         let other = version(&mut fixture, "other");
         assert!(!fixture.run(line).starts_with('-'), "{line}");
@@ -86,8 +111,19 @@ fn every_way_to_change_a_key_raises_its_version() {
     assert_eq!(version(&mut fixture, "a"), 0);
     fixture.run("flushall");
     fixture.run("set a 1");
-    assert!(version(&mut fixture, "a") > last, "versions never come again");
-    for line in ["get a", "ttl a", "exists a", "setnx a 5", "persist a", "set a 1 ifeq 9", "getex a"] {
+    assert!(
+        version(&mut fixture, "a") > last,
+        "versions never come again"
+    );
+    for line in [
+        "get a",
+        "ttl a",
+        "exists a",
+        "setnx a 5",
+        "persist a",
+        "set a 1 ifeq 9",
+        "getex a",
+    ] {
         last = version(&mut fixture, "a");
         fixture.run(line);
         assert_eq!(version(&mut fixture, "a"), last, "{line}");
@@ -101,7 +137,10 @@ fn a_watched_key_that_expired_counts_as_changed() {
     let watched = version(&mut fixture, "a");
     fixture.now += 100;
     assert_eq!(version(&mut fixture, "a"), 0);
-    assert_eq!(text(&fixture.apply(&exec(&[("a", watched)], &["set b 1"]))), "_\r\n");
+    assert_eq!(
+        text(&fixture.apply(&exec(&[("a", watched)], &["set b 1"]))),
+        "_\r\n"
+    );
 }
 
 #[test]
@@ -117,20 +156,34 @@ fn replies_that_do_not_fit_wait_or_say_so() {
     // Behind another command the same transaction waits for the next operation.
     let mut builder = OperationBuilder::new(vec![0; 1 << 16]);
     builder.push(Opcode::Incr, &[b"first"]).expect("fits");
-    add(&mut builder, &[], &["get big", "get big", "get big", "incr n"]);
+    add(
+        &mut builder,
+        &[],
+        &["get big", "get big", "get big", "incr n"],
+    );
     let reply = fixture.apply(builder.operation());
     let replies = ReplyReader::parse(&reply).expect("well formed");
-    assert_eq!((replies.executed(), replies.collect::<Vec<_>>()), (1, vec![&b":1\r\n"[..]]));
+    assert_eq!(
+        (replies.executed(), replies.collect::<Vec<_>>()),
+        (1, vec![&b":1\r\n"[..]])
+    );
     assert_eq!(fixture.run("get n"), "$1\r\n1\r\n");
     // So do plain commands.
     let mut builder = OperationBuilder::new(vec![0; 1 << 16]);
     for _ in 0..4 {
-        builder.push(Opcode::GetEx, &[b"big", b"ex", b"9"]).expect("fits");
+        builder
+            .push(Opcode::GetEx, &[b"big", b"ex", b"9"])
+            .expect("fits");
     }
     let reply = fixture.apply(builder.operation());
-    assert_eq!(ReplyReader::parse(&reply).expect("well formed").executed(), 2);
+    assert_eq!(
+        ReplyReader::parse(&reply).expect("well formed").executed(),
+        2
+    );
     // What never fits is an error and not executed.
-    let many: Vec<&[u8]> = std::iter::once(&b"mget"[..]).chain(std::iter::repeat_n(&b"big"[..], 3)).collect();
+    let many: Vec<&[u8]> = std::iter::once(&b"mget"[..])
+        .chain(std::iter::repeat_n(&b"big"[..], 3))
+        .collect();
     assert_eq!(fixture.words(&many), b"-ERR reply too large\r\n");
     assert!(fixture.machine.verify());
 }
@@ -138,7 +191,14 @@ fn replies_that_do_not_fit_wait_or_say_so() {
 #[test]
 fn transactions_leave_the_same_bytes_as_their_commands_one_by_one() {
     let (mut a, mut b) = (Fixture::new(8 << 20), Fixture::new(8 << 20));
-    let lines = ["mset a 1 b 2", "append a xyz", "del b", "set c 1 px 50", "rename a d", "setrange e 9 q"];
+    let lines = [
+        "mset a 1 b 2",
+        "append a xyz",
+        "del b",
+        "set c 1 px 50",
+        "rename a d",
+        "setrange e 9 q",
+    ];
     a.apply(&exec(&[], &lines));
     for line in lines {
         b.run(line);

@@ -74,6 +74,7 @@ fn text(reply: &[u8]) -> String {
     text.replace('\\', "\\\\")
         .replace("\r\n", "\\r\\n")
         .replace('\n', "\\n")
+        .replace('\0', "\\0")
 }
 
 #[test]

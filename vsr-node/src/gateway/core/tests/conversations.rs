@@ -197,118 +197,119 @@ fn hello_chooses_the_dialect() {
 }
 
 /// Every case: what is sent, what comes back, exactly.
+const BAD_REQUESTS: [(&str, &str); 33] = [
+    (
+        "NOSUCH a b\r\n",
+        "-ERR unknown command 'NOSUCH', with args beginning with: 'a' 'b' \r\n",
+    ),
+    (
+        "\"\"\r\n",
+        "-ERR unknown command '', with args beginning with: \r\n",
+    ),
+    (
+        "*2\r\n$3\r\na\r\n\r\n$1\r\n\n\r\n",
+        "-ERR unknown command 'a  ', with args beginning with: ' ' \r\n",
+    ),
+    (
+        "GET\r\n",
+        "-ERR wrong number of arguments for 'get' command\r\n",
+    ),
+    (
+        "GET a b\r\n",
+        "-ERR wrong number of arguments for 'get' command\r\n",
+    ),
+    (
+        "SET a\r\n",
+        "-ERR wrong number of arguments for 'set' command\r\n",
+    ),
+    (
+        "PING a b\r\n",
+        "-ERR wrong number of arguments for 'ping' command\r\n",
+    ),
+    (
+        "ECHO\r\n",
+        "-ERR wrong number of arguments for 'echo' command\r\n",
+    ),
+    ("SELECT 1\r\n", "-ERR DB index is out of range\r\n"),
+    ("SELECT x\r\n", "-ERR invalid DB index\r\n"),
+    ("EXEC\r\n", "-ERR EXEC without MULTI\r\n"),
+    ("DISCARD\r\n", "-ERR DISCARD without MULTI\r\n"),
+    (
+        "WATCH\r\n",
+        "-ERR wrong number of arguments for 'watch' command\r\n",
+    ),
+    (
+        "AUTH x\r\n",
+        "-ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?\r\n",
+    ),
+    ("AUTH a b c\r\n", "-ERR syntax error\r\n"),
+    (
+        "AUTH nobody x\r\n",
+        "-WRONGPASS invalid username-password pair or user is disabled.\r\n",
+    ),
+    (
+        "CLIENT NOSUCH\r\n",
+        "-ERR unknown subcommand 'NOSUCH'. Try CLIENT HELP.\r\n",
+    ),
+    (
+        "CLIENT SETNAME\r\n",
+        "-ERR wrong number of arguments for 'client|setname' command\r\n",
+    ),
+    (
+        "CLIENT SETNAME \"a b\"\r\n",
+        "-ERR Client names cannot contain spaces, newlines or special characters.\r\n",
+    ),
+    (
+        "CLIENT SETINFO NOSUCH 1\r\n",
+        "-ERR Unrecognized option 'NOSUCH'\r\n",
+    ),
+    ("CLIENT REPLY MAYBE\r\n", "-ERR syntax error\r\n"),
+    ("CLIENT NO-EVICT maybe\r\n", "-ERR syntax error\r\n"),
+    (
+        "CONFIG GET\r\n",
+        "-ERR wrong number of arguments for 'config|get' command\r\n",
+    ),
+    (
+        "CONFIG SET nosuch 1\r\n",
+        "-ERR Unknown option or number of arguments for CONFIG SET - 'nosuch'\r\n",
+    ),
+    (
+        "CONFIG SET save x\r\n",
+        "-ERR CONFIG SET failed (possibly related to argument 'save') - can't set immutable config\r\n",
+    ),
+    (
+        "CONFIG REWRITE\r\n",
+        "-ERR unknown subcommand 'REWRITE'. Try CONFIG HELP.\r\n",
+    ),
+    (
+        "COMMAND NOSUCH\r\n",
+        "-ERR unknown subcommand 'NOSUCH'. Try COMMAND HELP.\r\n",
+    ),
+    (
+        "CLUSTER NOSUCH\r\n",
+        "-ERR unknown subcommand 'NOSUCH'. Try CLUSTER HELP.\r\n",
+    ),
+    (
+        "WAIT x 1\r\n",
+        "-ERR value is not an integer or out of range\r\n",
+    ),
+    ("WAIT 1 -1\r\n", "-ERR timeout is negative\r\n"),
+    (
+        "SAVE\r\n",
+        "-ERR SAVE is not available: the cluster keeps its state in memory on all replicas; use 'vsr-cli export'\r\n",
+    ),
+    (
+        "SWAPDB 0 1\r\n",
+        "-ERR SWAPDB is not available: there is one database, 0; use RENAME\r\n",
+    ),
+    ("\r\n*0\r\nPING\r\n", "+PONG\r\n"),
+];
+
 #[test]
 fn bad_requests_are_answered_in_the_words_of_redis() {
-    let cases: [(&str, &str); 33] = [
-        (
-            "NOSUCH a b\r\n",
-            "-ERR unknown command 'NOSUCH', with args beginning with: 'a' 'b' \r\n",
-        ),
-        (
-            "\"\"\r\n",
-            "-ERR unknown command '', with args beginning with: \r\n",
-        ),
-        (
-            "*2\r\n$3\r\na\r\n\r\n$1\r\n\n\r\n",
-            "-ERR unknown command 'a  ', with args beginning with: ' ' \r\n",
-        ),
-        (
-            "GET\r\n",
-            "-ERR wrong number of arguments for 'get' command\r\n",
-        ),
-        (
-            "GET a b\r\n",
-            "-ERR wrong number of arguments for 'get' command\r\n",
-        ),
-        (
-            "SET a\r\n",
-            "-ERR wrong number of arguments for 'set' command\r\n",
-        ),
-        (
-            "PING a b\r\n",
-            "-ERR wrong number of arguments for 'ping' command\r\n",
-        ),
-        (
-            "ECHO\r\n",
-            "-ERR wrong number of arguments for 'echo' command\r\n",
-        ),
-        ("SELECT 1\r\n", "-ERR DB index is out of range\r\n"),
-        ("SELECT x\r\n", "-ERR invalid DB index\r\n"),
-        ("EXEC\r\n", "-ERR EXEC without MULTI\r\n"),
-        ("DISCARD\r\n", "-ERR DISCARD without MULTI\r\n"),
-        (
-            "WATCH\r\n",
-            "-ERR wrong number of arguments for 'watch' command\r\n",
-        ),
-        (
-            "AUTH x\r\n",
-            "-ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?\r\n",
-        ),
-        ("AUTH a b c\r\n", "-ERR syntax error\r\n"),
-        (
-            "AUTH nobody x\r\n",
-            "-WRONGPASS invalid username-password pair or user is disabled.\r\n",
-        ),
-        (
-            "CLIENT NOSUCH\r\n",
-            "-ERR unknown subcommand 'NOSUCH'. Try CLIENT HELP.\r\n",
-        ),
-        (
-            "CLIENT SETNAME\r\n",
-            "-ERR wrong number of arguments for 'client|setname' command\r\n",
-        ),
-        (
-            "CLIENT SETNAME \"a b\"\r\n",
-            "-ERR Client names cannot contain spaces, newlines or special characters.\r\n",
-        ),
-        (
-            "CLIENT SETINFO NOSUCH 1\r\n",
-            "-ERR Unrecognized option 'NOSUCH'\r\n",
-        ),
-        ("CLIENT REPLY MAYBE\r\n", "-ERR syntax error\r\n"),
-        ("CLIENT NO-EVICT maybe\r\n", "-ERR syntax error\r\n"),
-        (
-            "CONFIG GET\r\n",
-            "-ERR wrong number of arguments for 'config|get' command\r\n",
-        ),
-        (
-            "CONFIG SET nosuch 1\r\n",
-            "-ERR Unknown option or number of arguments for CONFIG SET - 'nosuch'\r\n",
-        ),
-        (
-            "CONFIG SET save x\r\n",
-            "-ERR CONFIG SET failed (possibly related to argument 'save') - can't set immutable config\r\n",
-        ),
-        (
-            "CONFIG REWRITE\r\n",
-            "-ERR unknown subcommand 'REWRITE'. Try CONFIG HELP.\r\n",
-        ),
-        (
-            "COMMAND NOSUCH\r\n",
-            "-ERR unknown subcommand 'NOSUCH'. Try COMMAND HELP.\r\n",
-        ),
-        (
-            "CLUSTER NOSUCH\r\n",
-            "-ERR unknown subcommand 'NOSUCH'. Try CLUSTER HELP.\r\n",
-        ),
-        (
-            "WAIT x 1\r\n",
-            "-ERR value is not an integer or out of range\r\n",
-        ),
-        ("WAIT 1 -1\r\n", "-ERR timeout is negative\r\n"),
-        (
-            "SAVE\r\n",
-            "-ERR SAVE is not available: the cluster keeps its state in memory on all replicas; use 'vsr-cli export'\r\n",
-        ),
-        (
-            "SWAPDB 0 1\r\n",
-            "-ERR SWAPDB is not available: there is one database, 0; use RENAME\r\n",
-        ),
-        ("\r\n*0\r\nPING\r\n", "+PONG\r\n"),
-    ];
     let world = World::new();
     let a = world.connect();
-    for (request, answer) in cases {
+    for (request, answer) in BAD_REQUESTS {
         assert_eq!(world.ask(a, request), answer, "{request:?}");
     }
     assert_eq!(
@@ -367,6 +368,12 @@ fn what_clients_ask_on_connecting_is_answered() {
         assert!(info.contains(field), "{field} in {info}");
     }
     assert!(!world.ask(a, "INFO replication\r\n").contains("loading"));
+}
+
+#[test]
+fn what_people_ask_when_they_look_around_is_answered() {
+    let world = World::new();
+    let a = world.connect();
     assert_eq!(
         world.ask(a, "CONFIG GET sav?\r\n"),
         "*2\r\n$4\r\nsave\r\n$0\r\n\r\n"

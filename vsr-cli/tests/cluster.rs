@@ -1,0 +1,235 @@
+//! The command against three real replicas in this process: what an operator does in a first hour.
+
+use std::process::{Command, Output};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::task::LocalSet;
+use vsr_node::local::{Member, free_members};
+use vsr_node::{Config, Node};
+
+/// Three replicas, each on a thread and a runtime of its own, until the test ends.
+struct Cluster {
+    members: Vec<Member>,
+}
+
+impl Cluster {
+    fn start() -> Self {
+        let members = free_members(3).expect("free ports");
+        let peers: Vec<&str> = members
+            .iter()
+            .map(|member| member.native.as_str())
+            .collect();
+        let peers = peers.join(",");
+        let (started, wait) = mpsc::channel();
+        for (replica, member) in (0..).zip(&members) {
+            let config = Config::new("cli-test", &peers, replica)
+                .and_then(|config| config.with("resp", &member.resp))
+                .and_then(|config| config.with("no-admin", "true"))
+                .and_then(|config| config.with("memory", "32MiB"))
+                .and_then(|config| config.with("sessions", "64"))
+                .and_then(|config| config.with("batch-max", "64KiB"))
+                .and_then(|config| config.with("journal-size", "32MiB"))
+                .expect("valid settings");
+            let started = started.clone();
+            std::thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build();
+                let told = started.clone();
+                let node = Node::builder(config).on_start(move |_| {
+                    told.send(Ok(())).expect("the test waits");
+                });
+                let end =
+                    LocalSet::new().block_on(&runtime.expect("a runtime"), node.serve_key_values());
+                // Only a node that could not start ends before the test does.
+                drop(started.send(end.map_err(|error| error.to_string())));
+            });
+        }
+        for _ in &members {
+            let outcome = wait
+                .recv_timeout(Duration::from_secs(60))
+                .expect("starts in time");
+            outcome.expect("the node starts");
+        }
+        Self { members }
+    }
+
+    fn cli(&self, words: &[&str]) -> Output {
+        let endpoints: Vec<&str> = self
+            .members
+            .iter()
+            .map(|member| member.native.as_str())
+            .collect();
+        Command::new(env!("CARGO_BIN_EXE_vsr-cli"))
+            .args(words)
+            .env("VSR_ENDPOINTS", endpoints.join(","))
+            .env_remove("VSR_CLUSTER")
+            .output()
+            .expect("the binary was built for this test")
+    }
+
+    /// Runs the command, which must end with `code`, and returns what it printed.
+    fn expect(&self, code: i32, words: &[&str]) -> String {
+        let output = self.cli(words);
+        let (out, err) = (&output.stdout, &output.stderr);
+        let text = [String::from_utf8_lossy(out), String::from_utf8_lossy(err)].concat();
+        assert_eq!(output.status.code(), Some(code), "{words:?}: {text}");
+        text
+    }
+
+    fn json(&self, words: &[&str]) -> Value {
+        let text = self.expect(0, &[&["-o", "json"], words].concat());
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{words:?}: {error}: {text}"))
+    }
+}
+
+/// The steps share one cluster and build on each other.
+#[test]
+fn an_operators_first_hour() {
+    let cluster = Cluster::start();
+    a_blank_cluster_is_formed_once(&cluster);
+    all_replicas_are_shown_alike(&cluster);
+    redis_commands_reach_every_replica(&cluster);
+    load_can_be_measured_both_ways(&cluster);
+    what_was_done_can_be_inspected(&cluster);
+    another_clusters_name_is_refused(&cluster);
+}
+
+fn a_blank_cluster_is_formed_once(cluster: &Cluster) {
+    let blank = cluster.json(&["status"]);
+    assert_eq!(blank["reachable"], 3);
+    assert_eq!(blank["replicas"][2]["status"], "blank");
+    assert!(cluster.expect(1, &["health"]).contains("vsr-cli init"));
+    assert!(cluster.expect(0, &["init"]).contains("survives 1 failure"));
+    // Not blank any more: refused, exit code 3, nothing changed.
+    assert!(
+        cluster
+            .expect(3, &["init"])
+            .contains("next: nothing was changed")
+    );
+    let formed = (0..100).any(|_| cluster.cli(&["health", "--all"]).status.success());
+    assert!(formed, "{}", cluster.expect(0, &["health", "--all"]));
+}
+
+fn all_replicas_are_shown_alike(cluster: &Cluster) {
+    let status = cluster.json(&["status"]);
+    let rows = status["replicas"].as_array().expect("a list");
+    let ids: Vec<&Value> = rows.iter().map(|row| &row["cluster"]).collect();
+    assert!(
+        ids[0].is_string() && ids.iter().all(|id| *id == ids[0]),
+        "{ids:?}"
+    );
+    let roles: Vec<&Value> = rows.iter().map(|row| &row["role"]).collect();
+    assert_eq!(roles, ["primary", "backup", "backup"]);
+    let table = cluster.expect(0, &["status"]);
+    for word in ["cli-test", "led by R0", "3 of 3 replicas reachable"] {
+        assert!(table.contains(word), "{table}");
+    }
+}
+
+fn redis_commands_reach_every_replica(cluster: &Cluster) {
+    for (number, member) in (1..).zip(&cluster.members) {
+        let answer = cluster.json(&["call", "--resp", &member.resp, "INCR", "visits"]);
+        assert_eq!(answer, Value::from(number));
+    }
+    let resp = &cluster.members[1].resp;
+    let refused = cluster.expect(1, &["call", "--resp", resp, "GET"]);
+    assert!(refused.contains("wrong number of arguments"), "{refused}");
+}
+
+fn load_can_be_measured_both_ways(cluster: &Cluster) {
+    let resp: Vec<&str> = cluster
+        .members
+        .iter()
+        .map(|member| member.resp.as_str())
+        .collect();
+    let resp = resp.join(",");
+    let how = [
+        "-c",
+        "4",
+        "-P",
+        "8",
+        "--reads",
+        "50%",
+        "--duration",
+        "300ms",
+        "--warmup",
+        "0",
+    ];
+    for protocol in [
+        &["--resp", &resp][..],
+        &["--native"],
+        &["--resp", &resp, "--wait", "1"],
+    ] {
+        let found = cluster.json(&[&["bench"], protocol, &how].concat());
+        assert_eq!(found["errors"], 0, "{found}");
+        assert!(
+            found["operations"].as_u64().is_some_and(|count| count > 0),
+            "{found}"
+        );
+        assert!(
+            found["latency_us"]["p50"]
+                .as_f64()
+                .is_some_and(|us| us > 1.0),
+            "{found}"
+        );
+    }
+    for (name, begins) in [("hgrm", "Value"), ("hlog", "#")] {
+        let file = std::env::temp_dir().join(format!("vsr-cli-{}.{name}", std::process::id()));
+        let path = file.to_str().expect("text");
+        cluster.expect(
+            0,
+            &[&["bench", "--native", "--hist", path], &how[..]].concat(),
+        );
+        let histogram = std::fs::read_to_string(&file).expect("written");
+        std::fs::remove_file(&file).expect("ours");
+        assert!(
+            histogram.trim_start().starts_with(begins),
+            "{name}: {histogram}"
+        );
+    }
+    let pings = cluster.json(&["ping", "--count", "5"]);
+    let rows = pings["pings"].as_array().expect("a list");
+    let names: Vec<&Value> = rows.iter().map(|row| &row["name"]).collect();
+    assert_eq!(names, ["R0", "R1", "R2", "read"]);
+    let verdict = cluster.json(&["verify"]);
+    assert_eq!(verdict["verdict"], "equal", "{verdict}");
+    assert!(verdict["op"].as_u64().is_some_and(|op| op > 0), "{verdict}");
+}
+
+fn what_was_done_can_be_inspected(cluster: &Cluster) {
+    for topic in ["sessions", "config", "limits", "chain"] {
+        let json = cluster.json(&["inspect", topic]);
+        assert!(json.is_array() || json.is_object(), "{topic}: {json}");
+        assert!(
+            cluster
+                .expect(0, &["inspect", topic])
+                .starts_with("as 127.0.0.1:"),
+            "{topic}"
+        );
+    }
+    let log = cluster.json(&["inspect", "log", "--count", "3", "--replica", "2"]);
+    assert_eq!(log.as_array().map(Vec::len), Some(3), "{log}");
+    let op = log[2]["op"].to_string();
+    let entry = cluster.json(&["inspect", "op", &op]);
+    assert_eq!(entry["op"].to_string(), op, "{entry}");
+    let missing = cluster.expect(1, &["inspect", "op", "999999999"]);
+    assert!(missing.contains("not in the log"), "{missing}");
+    assert!(
+        cluster
+            .expect(0, &["inspect", "metrics"])
+            .contains("# TYPE vsr_")
+    );
+}
+
+fn another_clusters_name_is_refused(cluster: &Cluster) {
+    let refused = cluster.expect(1, &["status", "--cluster", "another"]);
+    assert!(refused.contains("no replica answered"), "{refused}");
+    assert!(
+        cluster
+            .expect(3, &["init", "--cluster", "another"])
+            .contains("refused")
+    );
+}

@@ -1,0 +1,186 @@
+//! What came out of a demo, as a table that can be read at a glance: whatever is wrong says so.
+
+use std::fmt::Write as _;
+
+use crate::inspect::Status;
+
+use super::load::{Book, Verdict};
+
+/// All that was seen.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    pub(super) book: Book,
+    pub(super) verdict: Verdict,
+    pub(super) statuses: Vec<Status>,
+    pub(super) seconds: f64,
+    pub(super) stopped_well: bool,
+}
+
+/// The lines so far, and whether all of them are good.
+struct Table {
+    text: String,
+    good: bool,
+}
+
+impl Table {
+    fn line(&mut self, name: &str, value: &str) {
+        let _infallible = writeln!(self.text, "  {name:<34}{value}");
+    }
+
+    fn judge(&mut self, name: &str, value: &str, good: bool) {
+        let mark = if good { "" } else { "  <-- WRONG" };
+        self.line(name, &format!("{value}{mark}"));
+        self.good &= good;
+    }
+
+    /// A number that must be zero.
+    fn none(&mut self, name: &str, count: u64) {
+        self.judge(name, &grouped(count), count == 0);
+    }
+
+    /// A number that must not be zero, or nothing was shown.
+    fn some(&mut self, name: &str, count: u64) {
+        self.judge(name, &grouped(count), count > 0);
+    }
+}
+
+impl Outcome {
+    /// The table, and whether everything was as promised.
+    pub(super) fn table(&self) -> (String, bool) {
+        let Self { book, verdict, .. } = self;
+        let mut table = Table {
+            text: String::new(),
+            good: true,
+        };
+        let operations = book.writes + book.reads;
+        let rate = grouped((operations as f64 / self.seconds) as u64);
+        table.line(
+            "operations answered",
+            &format!("{} ({rate} per second)", grouped(operations)),
+        );
+        table.some("writes acknowledged", book.writes);
+        table.some("  values and counters read back", verdict.compared);
+        table.none("  lost", verdict.lost);
+        table.none("  doubled", verdict.doubled);
+        table.some("reads checked", book.reads);
+        table.none("  stale or wrong", book.stale_reads);
+        table.none("errors", book.errors);
+        table.line("latency p50 / p99 / p99.9 / max", &self.latency());
+        let gap = book.longest_gap.as_secs_f64() * 1e3;
+        table.line("longest gap without a write", &format!("{gap:.1} ms"));
+        self.digests(&mut table);
+        let stopped = if self.stopped_well { "yes" } else { "no" };
+        table.judge("replicas stopped in order", stopped, self.stopped_well);
+        (table.text, table.good)
+    }
+
+    fn latency(&self) -> String {
+        let histogram = &self.book.latency;
+        let millis = |nanos: u64| format!("{:.2}", nanos as f64 / 1e6);
+        let [p50, p99, p999] = [0.5, 0.99, 0.999].map(|q| millis(histogram.value_at_quantile(q)));
+        format!("{p50} / {p99} / {p999} / {} ms", millis(histogram.max()))
+    }
+
+    fn digests(&self, table: &mut Table) {
+        for status in &self.statuses {
+            let (op, digest) = (grouped(status.digest.op), &status.digest.digest);
+            table.line(&format!("digest of R{} at op {op}", status.replica), digest);
+        }
+        let equal = self
+            .statuses
+            .windows(2)
+            .all(|pair| pair[0].digest == pair[1].digest);
+        let word = if equal { "equal" } else { "different" };
+        table.judge("digests", word, equal && !self.statuses.is_empty());
+    }
+}
+
+/// Digits in groups of three.
+pub(super) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inspect::Digest;
+
+    fn status(replica: u8, digest: &str) -> Status {
+        let mut status: Status = serde_json::from_value(serde_json::json!({
+            "version": "", "cluster_name": "", "cluster": null, "replica": 0, "replicas": 3,
+            "quorum": 2, "failures_survived": 1, "address": "", "incarnation": "", "status": "",
+            "halted": null, "role": "", "ready": true, "reason": "", "epoch": 0, "view": 0,
+            "primary": 0, "op": 9, "commit": 9, "applied": 9, "tail": 1,
+            "digest": {"op": 0, "digest": ""}, "sessions": 0, "in_flight": 0, "chain": [],
+            "peers": [], "memory_bytes": 0, "uptime_seconds": 1.0
+        }))
+        .expect("all fields of a status");
+        status.replica = replica;
+        status.digest = Digest {
+            op: 9,
+            digest: digest.into(),
+        };
+        status
+    }
+
+    fn good() -> Outcome {
+        let mut book = Book::new();
+        (book.writes, book.reads) = (1000, 500);
+        Outcome {
+            book,
+            verdict: Verdict {
+                lost: 0,
+                doubled: 0,
+                compared: 10,
+            },
+            statuses: vec![status(0, "aa"), status(1, "aa"), status(2, "aa")],
+            seconds: 1.0,
+            stopped_well: true,
+        }
+    }
+
+    #[test]
+    fn when_all_is_well_nothing_is_marked() {
+        let (text, is_good) = good().table();
+        assert!(is_good && !text.contains("WRONG"), "{text}");
+        assert!(text.contains("1,500 (1,500 per second)"), "{text}");
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_marked() {
+        let cases: [fn(&mut Outcome); 9] = [
+            |o| o.book.writes = 0,
+            |o| o.book.reads = 0,
+            |o| o.book.stale_reads = 1,
+            |o| o.book.errors = 1,
+            |o| o.verdict.lost = 1,
+            |o| o.verdict.doubled = 1,
+            |o| o.verdict.compared = 0,
+            |o| o.statuses[2].digest.digest = "bb".into(),
+            |o| o.stopped_well = false,
+        ];
+        for (i, break_it) in cases.iter().enumerate() {
+            let mut outcome = good();
+            break_it(&mut outcome);
+            let (text, is_good) = outcome.table();
+            assert!(!is_good, "case {i}: {text}");
+            assert_eq!(text.matches("WRONG").count(), 1, "case {i}: {text}");
+        }
+    }
+
+    #[test]
+    fn digits_are_grouped() {
+        assert_eq!(grouped(0), "0");
+        assert_eq!(grouped(999), "999");
+        assert_eq!(grouped(1_000), "1,000");
+        assert_eq!(grouped(12_345_678), "12,345,678");
+    }
+}

@@ -1,0 +1,160 @@
+//! Readiness and status of made-up replicas.
+
+use super::*;
+
+use bytemuck::Zeroable;
+use vsr_types::body::DigestReport;
+use vsr_types::{ClusterId, Epoch, Incarnation, Route, View, limits};
+
+/// Ten seconds after the clock's start.
+const NOW: Instant = Instant::from_nanos(10_000_000_000);
+
+fn config(replica: u8) -> Config {
+    Config::new("test", "a:1,b:1,c:1", replica).expect("valid")
+}
+
+/// A healthy replica in a view that R0 leads; everybody was heard of just now.
+fn healthy(replica: u8) -> Report {
+    let peer = PeerReport {
+        heard: Some(NOW),
+        status: Some(PeerStatus::Normal),
+        op: Op::new(7),
+        applied: Op::new(7),
+        round_trip_ns: 50_000,
+        ..PeerReport::default()
+    };
+    Report {
+        cluster: ClusterId::new(42),
+        replica: ReplicaIndex::new(replica),
+        replicas: 3,
+        incarnation: Incarnation {
+            counter: 1,
+            random: 2,
+        },
+        status: PeerStatus::Normal,
+        halted: None,
+        epoch: Epoch::ZERO,
+        view: View::ZERO,
+        primary: ReplicaIndex::new(0),
+        op: Op::new(7),
+        commit: Op::new(7),
+        applied: Op::new(7),
+        tail: Op::new(1),
+        digest: DigestReport::zeroed(),
+        sessions: 2,
+        in_flight: 0,
+        route: Route::through([ReplicaIndex::new(1), ReplicaIndex::new(2)]),
+        peers: [peer; limits::REPLICAS_MAX],
+    }
+}
+
+fn around<'a>(config: &'a Config, report: &Report) -> Surroundings<'a> {
+    let mut progress = Progress::default();
+    progress.observe(report, NOW);
+    Surroundings {
+        config,
+        now: NOW,
+        uptime: Duration::from_secs(10),
+        memory: 1000,
+        progress,
+        links: Vec::new(),
+    }
+}
+
+fn reason(change: impl FnOnce(&mut Report)) -> String {
+    let mut report = healthy(0);
+    change(&mut report);
+    let config = config(0);
+    readiness(&report, &around(&config, &report))
+        .err()
+        .unwrap_or_default()
+}
+
+#[test]
+fn a_healthy_replica_is_ready_whether_it_leads_or_not() {
+    for replica in 0..3 {
+        let config = config(replica);
+        let report = healthy(replica);
+        assert_eq!(readiness(&report, &around(&config, &report)), Ok(()));
+    }
+}
+
+#[test]
+fn every_reason_against_is_told() {
+    assert!(reason(|r| r.status = PeerStatus::Blank).contains("vsr-cli init"));
+    assert!(reason(|r| r.status = PeerStatus::Recovering).contains("recovering"));
+    assert!(reason(|r| r.status = PeerStatus::ViewChange).contains("view-change"));
+    assert!(reason(|r| r.halted = Some(HaltReason::OpMax)).contains("--op-max"));
+    let divergence = HaltReason::Divergence { op: Op::new(9) };
+    assert!(reason(|r| r.halted = Some(divergence)).contains("after op 9"));
+    let silent = |r: &mut Report| r.peers = [PeerReport::default(); limits::REPLICAS_MAX];
+    assert!(
+        reason(silent).contains("no quorum: hears 0 of 2"),
+        "{}",
+        reason(silent)
+    );
+    assert_eq!(
+        reason(|r| r.peers[1].heard = None),
+        "",
+        "one of three may be away"
+    );
+    assert!(reason(|r| r.primary = ReplicaIndex::new(7)).contains("primary R7"));
+}
+
+#[test]
+fn a_backup_that_does_not_hear_its_primary_is_not_ready() {
+    let config = config(1);
+    let mut report = healthy(1);
+    report.peers[0].heard = Some(Instant::from_nanos(8_000_000_000));
+    let reason = readiness(&report, &around(&config, &report)).expect_err("two seconds of silence");
+    assert!(
+        reason.contains("has not heard from the primary R0"),
+        "{reason}"
+    );
+}
+
+#[test]
+fn an_op_that_waits_too_long_for_its_commit_is_noticed_and_an_idle_replica_is_not() {
+    let config = config(0);
+    let mut report = healthy(0);
+    let mut progress = Progress::default();
+    progress.observe(&report, Instant::ZERO);
+    let ready = |report: &Report, progress| {
+        readiness(
+            report,
+            &Surroundings {
+                progress,
+                ..around(&config, report)
+            },
+        )
+    };
+    assert_eq!(
+        ready(&report, progress),
+        Ok(()),
+        "idle for ten seconds, and well"
+    );
+    report.op = Op::new(8);
+    progress.observe(&report, NOW);
+    let reason = ready(&report, progress).expect_err("op 8 has waited for ten seconds");
+    assert!(reason.contains("op 8 has waited"), "{reason}");
+    report.commit = Op::new(8);
+    progress.observe(&report, NOW);
+    assert_eq!(ready(&report, progress), Ok(()));
+}
+
+#[test]
+fn a_status_survives_the_way_through_json() {
+    let config = config(0);
+    let report = healthy(0);
+    let status = status(&report, &around(&config, &report));
+    assert_eq!((status.role.as_str(), status.ready), ("primary", true));
+    assert_eq!(status.chain, [1, 2]);
+    assert_eq!(status.address, "a:1");
+    assert_eq!(status.peers.len(), 2);
+    assert_eq!(status.peers[0].round_trip_us, Some(50.0));
+    let json = serde_json::to_string(&status).expect("plain data");
+    assert_eq!(
+        serde_json::from_str::<Status>(&json).expect("the same"),
+        status
+    );
+}

@@ -1,0 +1,284 @@
+//! Three real processes on loopback: formed, used through every port, and asked to leave.
+
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+use tokio::time::{sleep, timeout};
+use vsr_net::Tool;
+use vsr_node::inspect::{Digest, EntryDetail, Limits, Status};
+use vsr_node::local::{self, LocalCluster, Member};
+use vsr_types::message::InspectTopic;
+
+const SETTINGS: [(&str, &str); 4] = [
+    ("memory", "8MiB"),
+    ("journal-size", "8MiB"),
+    ("log-level", "warn"),
+    ("connections-max", "4"),
+];
+
+fn program() -> PathBuf {
+    env!("CARGO_BIN_EXE_vsr-node").into()
+}
+
+fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        timeout(Duration::from_secs(120), test)
+            .await
+            .expect("in time")
+    });
+}
+
+async fn cluster() -> LocalCluster {
+    let members = local::free_members(3).expect("free ports");
+    let mut cluster = LocalCluster::spawn(&program(), "test", members, &SETTINGS).expect("started");
+    cluster
+        .form()
+        .await
+        .unwrap_or_else(|error| panic!("{error}"));
+    cluster
+}
+
+/// Sends one command and returns the reply's bytes, which must be as long as `expected`.
+async fn call(address: &str, command: &[&str], expected: &str) {
+    let mut stream = TcpStream::connect(address).await.expect("a RESP port");
+    let mut bytes = format!("*{}\r\n", command.len());
+    for argument in command {
+        bytes.push_str(&format!("${}\r\n{argument}\r\n", argument.len()));
+    }
+    stream.write_all(bytes.as_bytes()).await.expect("sent");
+    let mut reply = vec![0; expected.len()];
+    let read = stream.read_exact(&mut reply).await;
+    let text = String::from_utf8_lossy(&reply);
+    assert!(
+        read.is_ok(),
+        "{command:?} at {address}: {text:?} and then the end"
+    );
+    assert_eq!(text, expected, "{command:?} at {address}");
+}
+
+#[test]
+fn every_replica_takes_commands_and_tells_of_itself() {
+    run(async {
+        let cluster = cluster().await;
+        let members = cluster.members().to_vec();
+        let [primary, backup, other] = members.as_slice() else {
+            panic!("three replicas")
+        };
+        call(&primary.resp, &["SET", "a", "1"], "+OK\r\n").await;
+        call(&backup.resp, &["GET", "a"], "$1\r\n1\r\n").await;
+        call(&backup.resp, &["INCR", "a"], ":2\r\n").await;
+        call(&other.resp, &["GET", "a"], "$1\r\n2\r\n").await;
+        call(&primary.resp, &["GET", "a"], "$1\r\n2\r\n").await;
+
+        let statuses = cluster.statuses().await.unwrap();
+        let roles: Vec<&str> = statuses.iter().map(|status| status.role.as_str()).collect();
+        assert_eq!(roles, ["primary", "backup", "backup"]);
+        for (index, status) in statuses.iter().enumerate() {
+            assert!(status.ready, "R{index}: {}", status.reason);
+            assert_eq!(usize::from(status.replica), index);
+            assert_eq!(status.cluster, statuses[0].cluster);
+            assert!(status.cluster.is_some());
+            assert!(
+                status.commit >= 2,
+                "two writes and the sessions: {status:?}"
+            );
+            assert!(status.peers.iter().all(|peer| peer.connected), "{status:?}");
+        }
+        for member in &members {
+            let (code, metrics) = local::get(&member.admin, "/metrics").await.unwrap();
+            assert_eq!(code, 200);
+            for name in [
+                "vsr_commit_op ",
+                "vsr_memory_part_bytes{part=\"journal\"} ",
+                "vsr_events_total{event=\"executed\"} ",
+                "vsr_messages_received_total{command=\"Prepare\"} ",
+                "vsr_peer_op{peer=\"",
+                "vsr_process_resident_memory_bytes ",
+                "vsr_resp_events_total{event=\"connections\"} ",
+                "vsr_keys ",
+                "# EOF",
+            ] {
+                let found = metrics.lines().any(|line| line.starts_with(name));
+                assert!(found, "{name} is not in\n{metrics}");
+            }
+        }
+        stop(cluster).await;
+    });
+}
+
+async fn stop(cluster: LocalCluster) {
+    for end in cluster.stop().await {
+        assert!(end.expect("waited for").success());
+    }
+}
+
+#[test]
+fn tools_are_answered_on_every_topic() {
+    run(async {
+        let cluster = cluster().await;
+        let member = cluster.members()[0].clone();
+        call(&member.resp, &["SET", "a", "1"], "+OK\r\n").await;
+        let mut tool = Tool::connect(&member.native, Some("test"), Duration::from_secs(10))
+            .await
+            .unwrap();
+        let mut ask = async |topic, argument| tool.inspect(topic, argument).await;
+        let status = ask(InspectTopic::Status, 0).await.unwrap();
+        let status: Status = serde_json::from_str(&status).unwrap();
+        assert_eq!(status.role, "primary");
+        let entry = ask(InspectTopic::Op, status.op).await.unwrap();
+        let entry: EntryDetail = serde_json::from_str(&entry).unwrap();
+        assert_eq!((entry.entry.op, entry.count), (status.op, Some(1)));
+        assert!(entry.requests[0].intact);
+        let limits: Limits =
+            serde_json::from_str(&ask(InspectTopic::Limits, 0).await.unwrap()).unwrap();
+        let planned: u64 = limits.memory.iter().map(|part| part.value).sum();
+        assert_eq!(planned, status.memory_bytes);
+        let digest = ask(InspectTopic::Digest, 0).await.unwrap();
+        let digest: Digest = serde_json::from_str(&digest).unwrap();
+        assert_eq!(digest.digest.len(), 32);
+        for (topic, part) in [
+            (InspectTopic::Log, "\"timestamp_ns\""),
+            (InspectTopic::Sessions, "\"client\""),
+            (InspectTopic::Config, "\"journal-size\""),
+            (InspectTopic::Metrics, "vsr_commit_op"),
+            (InspectTopic::Chain, "\"route\""),
+        ] {
+            let answer = ask(topic, 0).await.unwrap();
+            assert!(answer.contains(part), "{topic:?}: {answer}");
+        }
+        let error = ask(InspectTopic::Op, 1 << 40)
+            .await
+            .expect_err("no such op");
+        assert!(error.to_string().contains("is not in the log"), "{error}");
+        stop(cluster).await;
+    });
+}
+
+#[test]
+fn a_blank_replica_is_live_but_not_ready_and_says_why() {
+    run(async {
+        let member = local::free_members(1).unwrap().remove(0);
+        let mut child = start(
+            &member,
+            &["--peers", &format!("{},127.0.0.1:1", member.native)],
+        );
+        until_answered(&member, "/livez").await;
+        let (code, text) = local::get(&member.admin, "/readyz").await.unwrap();
+        assert_eq!(code, 503);
+        assert!(
+            text.contains("blank") && text.contains("vsr-cli init"),
+            "{text}"
+        );
+        let mut stream = TcpStream::connect(&member.resp).await.unwrap();
+        stream.write_all(b"SET a 1\r\n").await.unwrap();
+        let mut reply = [0; 8];
+        stream.read_exact(&mut reply).await.unwrap();
+        assert_eq!(&reply, b"-LOADING");
+        child.kill().await.unwrap();
+    });
+}
+
+/// Starts a replica that nothing but a signal will end.
+fn start(member: &Member, more: &[&str]) -> Child {
+    Command::new(program())
+        .args(["start", "--cluster", "test", "--replica", "0"])
+        .args(["--resp", &member.resp, "--admin", &member.admin])
+        .args([
+            "--memory",
+            "8MiB",
+            "--journal-size",
+            "8MiB",
+            "--log-level",
+            "info",
+        ])
+        .args(more)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("started")
+}
+
+async fn until_answered(member: &Member, path: &str) {
+    while !matches!(local::get(&member.admin, path).await, Ok((200, _))) {
+        sleep(Duration::from_millis(10)).await; // the test's own deadline bounds this
+    }
+}
+
+async fn signal(child: &Child, name: &str) {
+    let pid = child.id().expect("running");
+    let killed = Command::new("sh")
+        .arg("-c")
+        .arg(format!("kill -{name} {pid}"))
+        .status()
+        .await;
+    assert!(killed.expect("a shell").success());
+}
+
+/// How the child ended, and what it said on its standard output and error.
+async fn ended(mut child: Child) -> (ExitStatus, String, String) {
+    let status = child.wait().await.expect("waited for");
+    let (mut out, mut err) = (String::new(), String::new());
+    child
+        .stdout
+        .take()
+        .expect("piped")
+        .read_to_string(&mut out)
+        .await
+        .expect("text");
+    child
+        .stderr
+        .take()
+        .expect("piped")
+        .read_to_string(&mut err)
+        .await
+        .expect("text");
+    (status, out, err)
+}
+
+#[test]
+fn a_cluster_of_one_serves_and_leaves_in_an_orderly_way_on_sigterm() {
+    run(async {
+        let member = local::free_members(1).unwrap().remove(0);
+        let child = start(&member, &["--peers", &member.native]);
+        until_answered(&member, "/livez").await;
+        vsr_net::init::form(&[&member.native], Some("test"), Duration::from_secs(10))
+            .await
+            .unwrap();
+        until_answered(&member, "/readyz").await;
+        call(&member.resp, &["SET", "a", "1"], "+OK\r\n").await;
+        // A client that is connected and idle does not keep the process.
+        let mut idle = TcpStream::connect(&member.resp).await.unwrap();
+        idle.write_all(b"PING\r\n").await.unwrap();
+        idle.read_exact(&mut [0; 7]).await.unwrap();
+        signal(&child, "TERM").await;
+        let (status, out, err) = ended(child).await;
+        assert_eq!(status.code(), Some(0), "{err}");
+        assert!(out.contains("survives no crash"), "{out}");
+        assert!(out.contains("vsr-cli --endpoints"), "{out}");
+        assert!(err.contains("SIGTERM"), "{err}");
+    });
+}
+
+#[test]
+fn a_taken_port_is_named_with_its_setting() {
+    run(async {
+        let member = local::free_members(1).unwrap().remove(0);
+        let _held = tokio::net::TcpListener::bind(&member.resp).await.unwrap();
+        let (status, _, err) = ended(start(&member, &["--peers", &member.native])).await;
+        assert_eq!(status.code(), Some(1));
+        assert!(
+            err.contains(&member.resp) && err.contains("--resp"),
+            "{err}"
+        );
+    });
+}
