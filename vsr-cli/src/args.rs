@@ -226,6 +226,9 @@ pub(crate) struct BenchArgs {
     /// Write the histogram: percentiles as text, or a V2 interval log if the name ends in .hlog
     #[arg(long, value_name = "FILE")]
     pub(crate) hist: Option<PathBuf>,
+    /// Write how many commands were answered in each step of 20 ms, as CSV
+    #[arg(long, value_name = "FILE")]
+    pub(crate) timeline: Option<PathBuf>,
     /// The seed of the choice of keys
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,

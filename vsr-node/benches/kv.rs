@@ -3,7 +3,10 @@
 //!
 //! `cargo bench -p vsr-node --bench kv`
 
-#![allow(missing_docs, reason = "criterion's macros expand to undocumented items")]
+#![allow(
+    missing_docs,
+    reason = "criterion's macros expand to undocumented items"
+)]
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
@@ -25,7 +28,9 @@ fn key(index: u64) -> [u8; KEY_SIZE] {
 
 /// The next of a fixed sequence of well spread numbers.
 fn next(state: &mut u64) -> u64 {
-    *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+    *state = state
+        .wrapping_mul(6_364_136_223_846_793_005)
+        .wrapping_add(1);
     *state >> 33
 }
 
@@ -79,7 +84,11 @@ fn commands(c: &mut Criterion) {
     for keys in [1_000, 100_000, 1_000_000] {
         let mut machine = filled(keys);
         let mut op = keys;
-        for (name, opcode) in [("get", Opcode::Get), ("set", Opcode::Set), ("psetex", Opcode::PSetEx)] {
+        for (name, opcode) in [
+            ("get", Opcode::Get),
+            ("set", Opcode::Set),
+            ("psetex", Opcode::PSetEx),
+        ] {
             for packed in [1, PACKED] {
                 let operations = operations(opcode, keys, packed);
                 let mut group = c.benchmark_group(format!("kv/{name}/{packed} per operation"));

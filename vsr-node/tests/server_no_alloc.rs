@@ -178,6 +178,7 @@ fn outside(endpoint: &str, mut requests: Requests, phases: [(u64, Arc<Notify>); 
         .read_exact(&mut answer[..HEADER_SIZE])
         .expect("welcome");
     let mut buffer = [0; REQUEST_MAX];
+    let asker = ClientId::new(requests.client.raw() + 1000);
     for (count, done) in phases {
         for number in 0..count {
             stream.write_all(requests.write(&mut buffer)).expect("open");
@@ -187,7 +188,8 @@ fn outside(endpoint: &str, mut requests: Requests, phases: [(u64, Arc<Notify>); 
                 "{reply:?}"
             );
             let mut query = Header::new(message::Query {
-                client: ClientId::new(77),
+                // Not the id of the requests: answers to both would be told apart by their kind only.
+                client: asker,
                 query: RequestNumber::new(number),
                 ..message::Query::zeroed()
             });

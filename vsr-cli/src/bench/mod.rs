@@ -58,13 +58,17 @@ pub(crate) async fn run(args: &BenchArgs, global: &Global, screen: Screen) -> Re
         false => run_resp(&plan, args).await?,
     };
     let recorder = shared.recorder.borrow();
+    let unwritten = |path: &std::path::Path, error: std::io::Error| {
+        Failure::new(format!("cannot write {}: {error}", path.display()))
+            .next("name a file in a folder that exists")
+    };
     if let Some(path) = &args.hist {
-        summary::write_histogram(path, recorder.latency(), began, plan.duration).map_err(
-            |error| {
-                Failure::new(format!("cannot write {}: {error}", path.display()))
-                    .next("name a file in a folder that exists")
-            },
-        )?;
+        summary::write_histogram(path, recorder.latency(), began, plan.duration)
+            .map_err(|error| unwritten(path, error))?;
+    }
+    if let Some(path) = &args.timeline {
+        summary::write_timeline(path, recorder.timeline())
+            .map_err(|error| unwritten(path, error))?;
     }
     let summary = Summary::new(&plan, protocol, endpoints, &recorder);
     let report = summary

@@ -9,6 +9,10 @@ use hdrhistogram::Histogram;
 const LATENCY_MAX: Duration = Duration::from_secs(3600);
 /// Kinds of errors that are counted apart; a server's words must not fill our memory.
 const ERROR_KINDS_MAX: usize = 32;
+/// The length of one step of the timeline.
+pub(crate) const TIMELINE_STEP: Duration = Duration::from_millis(20);
+/// The longest timeline that is kept: an hour.
+const TIMELINE_STEPS_MAX: usize = 180_000;
 
 /// Counts answers. Latency is counted for what should have started while measuring; throughput for
 /// what was answered while measuring.
@@ -23,6 +27,8 @@ pub(crate) struct Recorder {
     longest_gap: Duration,
     errors: BTreeMap<String, u64>,
     unsent: u64,
+    /// Answers by the step in which they came.
+    timeline: Vec<u64>,
 }
 
 impl Recorder {
@@ -40,6 +46,7 @@ impl Recorder {
             longest_gap: Duration::ZERO,
             errors: BTreeMap::new(),
             unsent: 0,
+            timeline: vec![0; steps(from, to).min(TIMELINE_STEPS_MAX)],
         }
     }
 
@@ -53,6 +60,10 @@ impl Recorder {
         if (self.from..self.to).contains(&now) {
             self.answered += count;
             self.gap_until(now);
+            let step = now.duration_since(self.from).as_nanos() / TIMELINE_STEP.as_nanos();
+            if let Some(answers) = self.timeline.get_mut(step as usize) {
+                *answers += count;
+            }
         }
     }
 
@@ -93,6 +104,11 @@ impl Recorder {
         &self.latency
     }
 
+    /// Answers in each step of [`TIMELINE_STEP`] while measuring.
+    pub(crate) fn timeline(&self) -> &[u64] {
+        &self.timeline
+    }
+
     /// Answers while measuring.
     pub(crate) const fn answers(&self) -> u64 {
         self.answered
@@ -122,6 +138,11 @@ impl Recorder {
     pub(crate) const fn unsent(&self) -> u64 {
         self.unsent
     }
+}
+
+fn steps(from: Instant, to: Instant) -> usize {
+    let duration = to.saturating_duration_since(from);
+    duration.as_nanos().div_ceil(TIMELINE_STEP.as_nanos()) as usize
 }
 
 fn nanoseconds(from: Instant, to: Instant) -> u64 {
@@ -226,5 +247,17 @@ mod tests {
         assert_eq!(recorder.errors_total(), 100);
         assert_eq!(recorder.errors().len(), ERROR_KINDS_MAX + 1);
         assert_eq!(recorder.errors()["other"], 68);
+    }
+
+    #[test]
+    fn the_timeline_holds_each_answer_in_its_step() {
+        let (from, mut recorder) = recorder();
+        recorder.answered(from, from + 5 * MS, 3);
+        recorder.answered(from, from + 19 * MS, 1);
+        recorder.answered(from, from + 20 * MS, 2);
+        recorder.answered(from, from + 2000 * MS, 9);
+        assert_eq!(recorder.timeline().len(), 50, "a second in steps of 20 ms");
+        assert_eq!(recorder.timeline()[..3], [4, 2, 0]);
+        assert_eq!(recorder.timeline().iter().sum::<u64>(), recorder.answers());
     }
 }

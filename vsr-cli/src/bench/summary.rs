@@ -12,7 +12,7 @@ use hdrhistogram::serialization::interval_log::IntervalLogWriterBuilder;
 use serde::Serialize;
 
 use crate::bench::plan::Plan;
-use crate::bench::recorder::Recorder;
+use crate::bench::recorder::{Recorder, TIMELINE_STEP};
 use crate::output::{Block, Report};
 use crate::table::{Cell, Table, Tone};
 use crate::units;
@@ -262,6 +262,20 @@ fn write_log(
     log.write_comment("latencies in nanoseconds; the maxima in microseconds")?;
     log.write_histogram(histogram, Duration::ZERO, duration, None)
         .map_err(|error| failed(&error))
+}
+
+/// Writes the answers of each step, with the time at which the step began.
+///
+/// # Errors
+/// When the file cannot be written.
+pub(crate) fn write_timeline(path: &Path, timeline: &[u64]) -> io::Result<()> {
+    let mut file = BufWriter::new(File::create(path)?);
+    writeln!(file, "milliseconds,answers")?;
+    for (step, answers) in timeline.iter().enumerate() {
+        let began = step as u128 * TIMELINE_STEP.as_millis();
+        writeln!(file, "{began},{answers}")?;
+    }
+    file.flush()
 }
 
 fn write_percentiles(file: &mut impl io::Write, histogram: &Histogram<u64>) -> io::Result<()> {

@@ -3,6 +3,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bytes;
 mod load;
+mod scenarios;
 mod schedules;
 mod transcripts;

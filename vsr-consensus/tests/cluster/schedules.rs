@@ -278,6 +278,9 @@ fn stuck(run: &mut Run) -> String {
 fn play_all(n: u8, seeds: std::ops::Range<u64>, tune: fn(&mut Settings)) {
     // One seed alone: `VSR_SEED=17 cargo test -p vsr-consensus --test cluster NAME`.
     let only: Option<u64> = std::env::var("VSR_SEED").ok().and_then(|text| text.parse().ok());
+    // A longer hunt: `VSR_SEEDS=1000`.
+    let count: Option<u64> = std::env::var("VSR_SEEDS").ok().and_then(|text| text.parse().ok());
+    let seeds = seeds.start..count.map_or(seeds.end, |count| seeds.start + count);
     let mut requests = 0;
     for seed in seeds {
         if only.is_some_and(|only| only != seed) {
@@ -289,8 +292,7 @@ fn play_all(n: u8, seeds: std::ops::Range<u64>, tune: fn(&mut Settings)) {
             std::panic::resume_unwind(panic)
         });
     }
-    eprintln!("n = {n}: {requests} requests");
-    assert!(only.is_some() || requests > 3000, "the schedules do some work: {requests} requests");
+    assert!(only.is_some() || requests > 1000, "the schedules do some work: {requests} requests");
 }
 
 #[test]

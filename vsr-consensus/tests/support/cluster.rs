@@ -37,6 +37,8 @@ pub struct Cluster {
     /// Whether pings are part of the trace.
     pub show_pings: bool,
     pub drops: Vec<(u8, DropReason)>,
+    /// Whether clients take what they are sent: not in a storm of forgeries.
+    pub clients_listen: bool,
     /// Called around every step, and around what the outbox does in it: where allocations are counted.
     pub inside: fn(&mut dyn FnMut()),
     pub outside: fn(&mut dyn FnMut()),
@@ -139,6 +141,7 @@ impl Cluster {
             show: false,
             show_pings: false,
             drops: Vec::new(),
+            clients_listen: true,
             inside: directly,
             outside: directly,
             id: ClusterId::ZERO,
@@ -299,6 +302,7 @@ impl Cluster {
             Node::Replica(i) => {
                 self.hand_over(from, i, bytes);
             }
+            Node::Client(_) if !self.clients_listen => {}
             Node::Client(i) => {
                 let frame = Frame::parse(bytes, self.id).expect("a sound frame for a client");
                 self.clients[usize::from(i)].on_frame(&frame);

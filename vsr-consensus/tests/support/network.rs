@@ -47,6 +47,8 @@ pub struct Network {
     pub links: BTreeMap<(Node, Node), Link>,
     /// How many frames were sent, lost ones included.
     pub sent: u64,
+    /// Everything ever sent, while it is to be kept.
+    pub record: Option<Vec<Vec<u8>>>,
 }
 
 impl Network {
@@ -57,6 +59,9 @@ impl Network {
     /// Takes a frame from `from`; says whether the sender believes that it is on its way.
     pub fn send(&mut self, from: Node, to: Node, header: &Header, body: &[u8], now: Instant) -> bool {
         self.sent += 1;
+        if let Some(record) = &mut self.record {
+            record.push([bytemuck::bytes_of(header), body].concat());
+        }
         let link = self.link(from, to);
         if link.full {
             return false;

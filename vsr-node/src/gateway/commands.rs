@@ -91,7 +91,7 @@ impl Core {
             (0, _, true) | (_, Path::Query, true) => Path::Query,
             (0, _, false) | (_, Path::Log, _) => Path::Log,
             // A write after reads that are under way: they must not see it.
-            (_, Path::Query, false) => Path::Query,
+            (_, Path::Query, false) => return Step::Stall(Stall::Quiet),
         };
         let lane = &mut self.lanes[connection.lane];
         let channel = match path {

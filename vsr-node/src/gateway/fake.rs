@@ -96,6 +96,9 @@ impl Machine {
     /// Executes as many entries as fit into a reply.
     fn run(&mut self, operation: &[u8], entries_max: usize) -> Vec<u8> {
         let entries = Entries::parse(operation).expect("a packed operation");
+        let mut whole = entries;
+        assert!(whole.by_ref().all(|entry| entry.is_ok_and(|entry| entry.is_well_formed())));
+        assert!(whole.is_complete(), "nothing follows the last entry");
         let mut executed: u32 = 0;
         let mut reply = vec![0; 4];
         for entry in entries.take(entries_max) {
@@ -103,9 +106,7 @@ impl Machine {
             if reply.len() + 400_000 > REPLY_SIZE_MAX {
                 break;
             }
-            let entry = entry.expect("well formed");
-            assert!(entry.is_well_formed());
-            let one = self.one(&entry);
+            let one = self.one(&entry.expect("well formed"));
             reply.extend((one.len() as u32).to_le_bytes());
             reply.extend(one);
             executed += 1;
@@ -136,6 +137,8 @@ pub(super) struct FakeCluster {
     /// The most entries of an operation whose replies fit.
     pub(super) entries_max: Cell<usize>,
     pub(super) status: Cell<PeerStatus>,
+    /// Before every good answer, send it with this done to it.
+    pub(super) forge: Cell<Option<fn(&mut Header)>>,
     /// How many frames were submitted.
     pub(super) submitted: Cell<usize>,
     /// Body sizes of operations executed.
@@ -157,6 +160,7 @@ impl FakeCluster {
             reject: Cell::new(None),
             entries_max: Cell::new(usize::MAX),
             status: Cell::new(PeerStatus::Normal),
+            forge: Cell::new(None),
             submitted: Cell::new(0),
             operations: RefCell::default(),
             queries: Cell::new(0),
@@ -204,6 +208,13 @@ impl FakeCluster {
         }
         let sink = self.sinks.borrow().get(&client.raw()).cloned();
         if let Some(sink) = sink {
+            if let Some(forge) = self.forge.get() {
+                let (head, body) = answer.split_at(vsr_types::HEADER_SIZE);
+                let mut header: Header = bytemuck::pod_read_unaligned(head);
+                forge(&mut header);
+                let forged = sealed(header, body);
+                sink.on_frame(&Frame::parse(&forged, CLUSTER).expect("a good frame"));
+            }
             sink.on_frame(&Frame::parse(&answer, CLUSTER).expect("a good answer"));
         }
     }

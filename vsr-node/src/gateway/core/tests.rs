@@ -3,7 +3,8 @@
 use std::cell::RefCell;
 use std::time::Duration;
 
-use vsr_types::message::RejectReason;
+use vsr_types::message::{QueryReply, RejectReason, Reply};
+use vsr_types::{Checksum, ClientId, Header};
 
 use super::super::fake::FakeCluster;
 use super::*;
@@ -211,6 +212,51 @@ fn a_lost_answer_is_asked_for_again_and_executed_once() {
     assert_eq!(world.ask(a, "GET n\r\n"), "");
     world.pass(Duration::from_millis(200));
     assert_eq!(world.got(a), "$1\r\n2\r\n");
+}
+
+/// `header` with its fields changed as if another question were answered.
+fn forged(header: &mut Header, reply: fn(&mut Reply), query: fn(&mut QueryReply)) {
+    if let Some(fields) = header.fields::<Reply>() {
+        let mut fields = *fields;
+        reply(&mut fields);
+        *header = Header::new(fields);
+    } else if let Some(fields) = header.fields::<QueryReply>() {
+        let mut fields = *fields;
+        query(&mut fields);
+        *header = Header::new(fields);
+    }
+}
+
+#[test]
+fn answers_to_other_questions_are_ignored() {
+    let forgeries: [fn(&mut Header); 3] = [
+        |header| forged(header, |reply| reply.request = reply.request.next(), |_| {}),
+        |header| {
+            forged(
+                header,
+                |reply| reply.request_checksum = Checksum::new(!reply.request_checksum.raw()),
+                |query| query.query = query.query.next(),
+            );
+        },
+        |header| {
+            forged(
+                header,
+                |reply| reply.client = ClientId::new(1),
+                |query| query.client = ClientId::new(1),
+            );
+        },
+    ];
+    for forge in forgeries {
+        let world = World::new();
+        let a = world.connect();
+        assert_eq!(world.ask(a, "SET k 1\r\nINCR n\r\n"), "+OK\r\n:1\r\n");
+        world.cluster.forge.set(Some(forge));
+        assert_eq!(world.ask(a, "INCR n\r\n"), ":2\r\n");
+        assert_eq!(world.ask(a, "GET n\r\n"), "$1\r\n2\r\n");
+        assert_eq!(world.ask(a, "INCR n\r\n"), ":3\r\n");
+        let ignored = world.core(|core| core.counters.stale_answers);
+        assert!(ignored >= 2, "{ignored} forged answers were ignored");
+    }
 }
 
 #[test]
