@@ -241,7 +241,9 @@ fn code_and_tests(file: &File) -> (&str, &str) {
     if file.path.split('/').any(is_test) {
         return ("", &file.text);
     }
-    let at = file.text.find("#[cfg(test)]").unwrap_or(file.text.len());
+    // Not at any `#[cfg(test)]`: a helper for tests, or `mod tests;`, has code below it.
+    let module = file.text.find("#[cfg(test)]\nmod tests {");
+    let at = module.unwrap_or(file.text.len());
     file.text.split_at(at)
 }
 

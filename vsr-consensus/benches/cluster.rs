@@ -55,7 +55,10 @@ impl StateMachine for Adder {
     fn apply(&mut self, _at: &Context, operation: &[u8], reply: &mut [u8]) -> usize {
         for operation in operation.chunks(self.operation_size) {
             // As little as reads the operation at all: the cluster is measured, not a state machine.
-            self.total = self.total.wrapping_mul(31).wrapping_add(u64::from(operation[0]));
+            self.total = self
+                .total
+                .wrapping_mul(31)
+                .wrapping_add(u64::from(operation[0]));
             self.count += 1;
         }
         reply[..8].copy_from_slice(&self.total.to_le_bytes());
@@ -125,7 +128,9 @@ impl Outbox for Bus {
 
     fn client(&mut self, to: ClientId, header: &Header, body: &[u8]) -> Sent {
         let client = to.raw() as usize - 1;
-        let reply = header.fields::<Reply>().expect("clients are served, never refused");
+        let reply = header
+            .fields::<Reply>()
+            .expect("clients are served, never refused");
         black_box(body);
         if reply.request == RequestNumber::ZERO {
             self.sessions.push((client, reply.op.raw()));
@@ -193,14 +198,24 @@ impl Cluster {
             // Larger than any cache, as in service.
             settings.journal_bytes = 64 << 20;
             settings.journal_slots = 16_384;
-            let config = settings.validate().expect("the benchmark's settings make sense");
+            let config = settings
+                .validate()
+                .expect("the benchmark's settings make sense");
             let boot = Boot {
                 member: MemberId::new(1 + u128::from(replica.raw())),
                 nonce: Nonce::new(100 + u128::from(replica.raw())),
                 seed: u64::from(replica.raw()),
             };
             let (operation_size, total, count) = (case.operation, 0, 0);
-            Replica::new(&config, boot, Adder { operation_size, total, count })
+            Replica::new(
+                &config,
+                boot,
+                Adder {
+                    operation_size,
+                    total,
+                    count,
+                },
+            )
         });
         let mut cluster = Self {
             case,
@@ -236,16 +251,34 @@ impl Cluster {
 
     fn form(&mut self) {
         let reserved = 0;
-        self.tell_all(InitPropose { cluster: CLUSTER, token: TOKEN, reserved }, &[]);
+        self.tell_all(
+            InitPropose {
+                cluster: CLUSTER,
+                token: TOKEN,
+                reserved,
+            },
+            &[],
+        );
         let mut nonces: BootNonces = bytemuck::Zeroable::zeroed();
         nonces.nonces[..self.bus.acks.len()].copy_from_slice(&self.bus.acks);
         let body = bytemuck::bytes_of(&nonces);
-        self.tell_all(InitCommit { cluster: CLUSTER, token: TOKEN, reserved }, body);
+        self.tell_all(
+            InitCommit {
+                cluster: CLUSTER,
+                token: TOKEN,
+                reserved,
+            },
+            body,
+        );
     }
 
     /// Appends the frame of one request to `into`.
     fn push_frame(&self, into: &mut Vec<u8>, session: usize, number: u64, operation: &[u8]) {
-        let kind = if number == 0 { Operation::Register } else { Operation::Apply };
+        let kind = if number == 0 {
+            Operation::Register
+        } else {
+            Operation::Apply
+        };
         let client = ClientId::new(session as u128 + 1);
         let number = RequestNumber::new(number);
         let mut request =
@@ -365,7 +398,9 @@ impl Cluster {
     fn batch(&self) -> usize {
         let counters = self.replicas[0].counters();
         let batches = counters.of(Event::Prepared).max(1);
-        (counters.of(Event::PreparedRequests) as f64 / batches as f64).round().max(1.0) as usize
+        (counters.of(Event::PreparedRequests) as f64 / batches as f64)
+            .round()
+            .max(1.0) as usize
     }
 }
 
@@ -450,7 +485,12 @@ impl Floor {
 }
 
 const fn case(name: &'static str, operation: usize, packed: usize, sessions: usize) -> Case {
-    Case { name, operation, packed, sessions }
+    Case {
+        name,
+        operation,
+        packed,
+        sessions,
+    }
 }
 
 /// The largest operation that fits into a frame of 1 MiB.
@@ -504,8 +544,12 @@ fn median(mut values: Vec<f64>) -> f64 {
 #[expect(clippy::print_stdout, reason = "the benchmark's result")]
 fn print_table() {
     println!();
-    println!("committed operations per second, three replicas in one thread, medians of {PAIRS} pairs");
-    println!("| case | operation | per request | sessions | per batch | k ops/s | MB/s | floor k ops/s | of floor |");
+    println!(
+        "committed operations per second, three replicas in one thread, medians of {PAIRS} pairs"
+    );
+    println!(
+        "| case | operation | per request | sessions | per batch | k ops/s | MB/s | floor k ops/s | of floor |"
+    );
     println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
     for case in CASES {
         let mut cluster = Cluster::new(case);
@@ -542,12 +586,20 @@ fn check() {
     let mut cluster = Cluster::new(case("check", 128, 4, 16));
     cluster.run();
     let wanted = cluster.operations_per_run() as u64;
-    assert_eq!(cluster.replicas[0].machine().count, wanted, "everything is executed at the primary");
+    assert_eq!(
+        cluster.replicas[0].machine().count,
+        wanted,
+        "everything is executed at the primary"
+    );
     let body = cluster.replicas[0].log_body(cluster.replicas[0].report().op);
     let batch = Batch::parse(body.expect("the last batch is held")).expect("a batch");
     assert!(batch.requests().all(|request| request.is_intact()));
     assert_eq!(cluster.replicas[0].counters().sent_of(Command::Reject), 0);
-    while cluster.replicas.iter().any(|replica| replica.machine().count < wanted) {
+    while cluster
+        .replicas
+        .iter()
+        .any(|replica| replica.machine().count < wanted)
+    {
         cluster.turn_of_all();
     }
 }
@@ -561,7 +613,9 @@ fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     criterion_cases(&mut criterion);
     criterion.final_summary();
-    let asked_for_one = std::env::args().skip(1).any(|argument| argument != "--bench");
+    let asked_for_one = std::env::args()
+        .skip(1)
+        .any(|argument| argument != "--bench");
     if !asked_for_one {
         print_table();
     }

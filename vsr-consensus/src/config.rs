@@ -229,7 +229,8 @@ mod tests {
 
     #[test]
     fn each_wrong_field_is_named() {
-        let cases: [(&str, fn(&mut Settings)); 10] = [
+        type Break = fn(&mut Settings);
+        let cases: [(&str, Break); 10] = [
             ("replicas", |s| s.replicas = 0),
             ("replicas", |s| s.replicas = 8),
             ("replica", |s| s.replica = ReplicaIndex::new(3)),

@@ -85,7 +85,11 @@ fn a_busy_day(cluster: &mut Cluster) {
     // A lost prepare.
     cluster.request_at(4, 0, "add 1");
     cluster.deliver(Node::Client(4), Node::Replica(0));
-    cluster.net.link(Node::Replica(0), Node::Replica(1)).queue.clear();
+    cluster
+        .net
+        .link(Node::Replica(0), Node::Replica(1))
+        .queue
+        .clear();
     cluster.pass(millis(100));
     // A dead hop, and its return.
     cluster.stopped[1] = true;
@@ -111,7 +115,13 @@ fn a_busy_day(cluster: &mut Cluster) {
 fn nothing_is_allocated_or_freed_after_start() {
     let mut cluster = watched(false);
     a_busy_day(&mut cluster);
-    let count = |event| -> u64 { cluster.replicas.iter().map(|r| r.counters().of(event)).sum() };
+    let count = |event| -> u64 {
+        cluster
+            .replicas
+            .iter()
+            .map(|r| r.counters().of(event))
+            .sum()
+    };
     let happened = [
         Event::RepairsAsked,
         Event::RepairsGiven,
@@ -127,7 +137,11 @@ fn nothing_is_allocated_or_freed_after_start() {
         assert!(count(event) > 0, "the day had no {}", event.name());
     }
     assert!(STEPS.get() > 3000, "{} steps", STEPS.get());
-    assert_eq!((ALLOCATED.get(), KEPT.get()), (0, 0), "allocations, and those not freed again");
+    assert_eq!(
+        (ALLOCATED.get(), KEPT.get()),
+        (0, 0),
+        "allocations, and those not freed again"
+    );
 }
 
 #[test]

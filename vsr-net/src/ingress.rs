@@ -252,6 +252,21 @@ mod tests {
     }
 
     #[test]
+    fn a_frame_that_would_not_fit_moves_to_the_front_before_more_of_it_is_read() {
+        let (first, second) = (frame(1, &vec![1; 100_000]), frame(2, &vec![2; 150_000]));
+        let mut ingress = Ingress::new(200_000, 200_000);
+        let stream = [&first[..], &second[..50_000]].concat();
+        assert_eq!(receive(&mut ingress, &stream), stream.len());
+        assert_eq!(numbers(&mut ingress), [1]);
+        assert!(
+            ingress.space().len() >= second.len() - 50_000,
+            "room for all of the rest"
+        );
+        receive(&mut ingress, &second[50_000..]);
+        assert_eq!(numbers(&mut ingress), [2]);
+    }
+
+    #[test]
     fn one_read_takes_no_more_than_its_bound() {
         let mut ingress = Ingress::new(4 * READ_SIZE_MAX, 1024);
         assert_eq!(ingress.space().len(), READ_SIZE_MAX);

@@ -282,23 +282,50 @@ async fn a_replica_that_falls_silent_is_left_for_the_next() {
 }
 
 #[tokio::test]
-async fn the_connection_moves_to_the_primary() {
+async fn the_connection_moves_to_the_primary_although_every_replica_would_answer() {
     let (sender, mut seen) = mpsc::unbounded_channel();
     let mut fakes = Vec::new();
     for replica in 0..3 {
         // View 4 of three replicas is led by replica 1; everybody says so.
+        fakes.push(fake(replica, sender.clone(), |frame| Some(answer(4, frame))).await);
+    }
+    for _ in 0..6 {
+        // Wherever it begins.
+        let client = connect(&[&fakes[0], &fakes[1], &fakes[2]]).await;
+        let mut last = None;
+        for _ in 0..50 {
+            assert!(client.execute(b"op").await.is_ok());
+            last = Some(next_apply(&mut seen).await.replica);
+        }
+        assert_eq!(last, Some(1));
+    }
+}
+
+#[tokio::test]
+async fn who_is_not_the_primary_says_who_is_and_no_retry_is_waited_for() {
+    let (sender, _seen) = mpsc::unbounded_channel();
+    let mut fakes = Vec::new();
+    for replica in 0..3 {
         let behaviour = move |frame: &Frame<'_>| match frame.command() {
+            // These do not even answer pings.
+            Command::Ping => Some(Vec::new()),
             Command::Request if replica != 1 => Some(reject(4, frame, RejectReason::NotPrimary)),
             _ => Some(answer(4, frame)),
         };
         fakes.push(fake(replica, sender.clone(), behaviour).await);
     }
+    let hour = Duration::from_secs(3600);
+    let patient = ClientOptions {
+        retry_min: hour,
+        retry_max: hour,
+        ..options()
+    };
     for _ in 0..6 {
-        // Wherever it begins.
-        let client = connect(&[&fakes[0], &fakes[1], &fakes[2]]).await;
+        let endpoints: Vec<_> = fakes.iter().map(|fake| &fake.endpoint).collect();
+        let client = Client::connect(&endpoints, patient.clone())
+            .await
+            .expect("connected");
         assert!(client.execute(b"op").await.is_ok());
-        let last = next_apply(&mut seen).await;
-        assert_eq!(last.replica, 1);
     }
 }
 

@@ -62,10 +62,7 @@ pub fn text(config: &Config, addresses: &Addresses, memory: &[(String, usize)]) 
         None => line("admin", "off"),
     }
     let sum: usize = memory.iter().map(|(_, bytes)| bytes).sum();
-    line(
-        "memory",
-        &format!("{} reserved now, and no more later", show_size(sum)),
-    );
+    line("memory", &format!("{} reserved now", show_size(sum)));
     for (part, bytes) in memory {
         line("", &format!("{:>10}  {part}", show_size(*bytes)));
     }
@@ -91,13 +88,14 @@ pub fn survives(config: &Config) -> &'static str {
 fn next(config: &Config) -> String {
     let indent = " ".repeat(12);
     let how_many = match config.consensus.replicas {
-        1 => "Form the cluster once:".to_owned(),
-        n => format!("When all {n} replicas are up, form the cluster once:"),
+        1 => "Form the cluster, once:".to_owned(),
+        n => format!("When all {n} replicas are up, form the cluster, once:"),
     };
+    let endpoints = config.peers.join(",");
     format!(
-        "This replica is blank: it holds nothing and waits. {how_many}\n\
-         {indent}  vsr-cli --endpoints {} init",
-        config.peers.join(",")
+        "This replica is blank: it holds nothing and waits.\n\
+         {indent}{how_many}\n\
+         {indent}  vsr-cli --endpoints {endpoints} init"
     )
 }
 

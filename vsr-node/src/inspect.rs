@@ -494,7 +494,7 @@ pub fn op<S: StateMachine>(replica: &Replica<S>, op: Op) -> Result<EntryDetail, 
     })
 }
 
-/// The session table, at most its first [`LIST_MAX`].
+/// The session table, at most its first 2000.
 #[must_use]
 pub fn sessions<S: StateMachine>(replica: &Replica<S>) -> Vec<Session> {
     let describe = |session: vsr_consensus::SessionReport| Session {

@@ -159,7 +159,7 @@ impl Builder {
                 let resp = listen("resp", config.resp.as_deref()).await?;
                 let machine = KvMachine::new(config.memory);
                 let extras = Extras {
-                    memory: vec![("key-value machine".into(), config.memory)],
+                    memory: key_value_memory(&config),
                     metrics: |machine: &KvMachine, samples| {
                         metrics::key_values(samples, &machine.kv_report());
                     },
@@ -176,6 +176,10 @@ impl Builder {
             })
             .await
     }
+}
+
+fn key_value_memory(config: &Config) -> Vec<(String, usize)> {
+    vec![("key-value machine".into(), config.memory)]
 }
 
 fn gateway_options(config: &Config) -> GatewayOptions {
@@ -297,7 +301,8 @@ impl<S: StateMachine + 'static> Running<S> {
                 "a node has one RESP port"
             );
         }
-        let memory = self.plan();
+        let with_resp = self.gateway.get().is_some();
+        let memory = memory_plan::<S>(&self.config, &self.extras.memory, with_resp);
         assert!(
             self.memory.set(memory.clone()).is_ok(),
             "a node is run once"
@@ -363,19 +368,6 @@ impl<S: StateMachine + 'static> Running<S> {
                 tracing::info!(status, view, primary, "status");
             }
         }
-    }
-
-    fn plan(&self) -> Vec<(String, usize)> {
-        let mut memory = self.extras.memory.clone();
-        memory.extend(self.server.memory());
-        if self.gateway.get().is_some() {
-            let (at_start, _) = gateway_options(&self.config).memory();
-            memory.push(("RESP port".into(), at_start));
-        }
-        if self.config.admin.is_some() {
-            memory.push(("admin port".into(), Bounds::default().memory()));
-        }
-        memory
     }
 
     /// The server's monotonic clock.
@@ -501,6 +493,24 @@ fn server_config(config: &Config) -> ServerConfig {
     }
 }
 
+/// Everything that a node allocates when it starts, by part, in bytes.
+fn memory_plan<S: StateMachine>(
+    config: &Config,
+    machine: &[(String, usize)],
+    with_resp: bool,
+) -> Vec<(String, usize)> {
+    let mut memory = machine.to_vec();
+    memory.extend(server_config(config).memory::<S>());
+    if with_resp {
+        let (at_start, _) = gateway_options(config).memory();
+        memory.push(("RESP port".into(), at_start));
+    }
+    if config.admin.is_some() {
+        memory.push(("admin port".into(), Bounds::default().memory()));
+    }
+    memory
+}
+
 fn stop_result(reason: StopReason) -> Result<(), NodeError> {
     match reason {
         StopReason::Asked => Ok(()),
@@ -508,5 +518,46 @@ fn stop_result(reason: StopReason) -> Result<(), NodeError> {
             Err(NodeError::Divergence(inspect::halt_text(why)))
         }
         StopReason::Halted(why) => Err(NodeError::Stopped(inspect::halt_text(why))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_take_less_than_a_gibibyte_at_every_size() {
+        let peers: Vec<String> = (1..=7).map(|i| format!("h{i}:7000")).collect();
+        for replicas in 1..=7 {
+            let config = Config::new("c", &peers[..replicas].join(","), 0)
+                .and_then(|config| config.with("resp", "127.0.0.1:0"))
+                .and_then(|config| config.with("admin", "127.0.0.1:0"))
+                .expect("valid");
+            let plan = memory_plan::<KvMachine>(&config, &key_value_memory(&config), true);
+            let sum: usize = plan.iter().map(|(_, bytes)| bytes).sum();
+            assert!(sum < 1 << 30, "{replicas} replicas: {sum} bytes, {plan:?}");
+            assert!(
+                sum > config.memory + config.consensus.journal_bytes,
+                "nothing is left out"
+            );
+        }
+    }
+
+    #[test]
+    fn halts_become_errors_and_being_asked_is_none() {
+        assert!(stop_result(StopReason::Asked).is_ok());
+        let op = Op::new(5);
+        let diverged = stop_result(StopReason::Halted(HaltReason::Divergence { op }));
+        assert!(matches!(diverged, Err(NodeError::Divergence(text)) if text.contains("op 5")));
+        let full = stop_result(StopReason::Halted(HaltReason::OpMax));
+        assert!(matches!(full, Err(NodeError::Stopped(text)) if text.contains("--op-max")));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_machine_of_ones_own_has_no_resp_port() {
+        let config = Config::new("c", "127.0.0.1:1", 0).and_then(|c| c.with("resp", "127.0.0.1:0"));
+        let machine = KvMachine::new(crate::kv::MEMORY_MIN);
+        let result = Node::builder(config.expect("valid")).serve(machine).await;
+        assert!(matches!(result, Err(NodeError::RespNeedsKeyValues)));
     }
 }

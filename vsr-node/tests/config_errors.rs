@@ -174,8 +174,8 @@ const CASES: &[Case] = &[
     case(
         &[("memory", "1KiB")],
         "memory",
-        "too small",
-        "at least 1 MiB",
+        "1 KiB is out of range",
+        "from 4 MiB to 32 GiB",
     ),
     case(
         &[("memory", "99999999999GiB")],
@@ -276,6 +276,12 @@ const CASES: &[Case] = &[
         "clients-max",
         "out of range",
         "from 1",
+    ),
+    case(
+        &[("connections-max", "0")],
+        "connections-max",
+        "out of range",
+        "from 1 to 4096",
     ),
     case(
         &[("on-op-max", "reset")],

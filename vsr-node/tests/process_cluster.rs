@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::TcpStream;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStderr, Command};
 use tokio::time::{sleep, timeout};
 use vsr_net::Tool;
 use vsr_node::inspect::{Digest, EntryDetail, Limits, Status};
@@ -188,8 +188,14 @@ fn a_blank_replica_is_live_but_not_ready_and_says_why() {
 
 /// Starts a replica that nothing but a signal will end.
 fn start(member: &Member, more: &[&str]) -> Child {
+    let first = if more.contains(&"--replica") {
+        &[][..]
+    } else {
+        &["--replica", "0"]
+    };
     Command::new(program())
-        .args(["start", "--cluster", "test", "--replica", "0"])
+        .args(["start", "--cluster", "test"])
+        .args(first)
         .args(["--resp", &member.resp, "--admin", &member.admin])
         .args([
             "--memory",
@@ -206,6 +212,22 @@ fn start(member: &Member, more: &[&str]) -> Child {
         .kill_on_drop(true)
         .spawn()
         .expect("started")
+}
+
+async fn until_said(lines: &mut Lines<BufReader<ChildStderr>>, part: &str) {
+    while let Some(line) = lines.next_line().await.expect("text") {
+        if line.contains(part) {
+            return;
+        }
+    }
+    panic!("it ended without saying {part:?}");
+}
+
+async fn op_of(member: &Member) -> u64 {
+    let (_, body) = local::get(&member.admin, "/status")
+        .await
+        .expect("an answer");
+    serde_json::from_str::<Status>(&body).expect("a status").op
 }
 
 async fn until_answered(member: &Member, path: &str) {
@@ -280,5 +302,122 @@ fn a_taken_port_is_named_with_its_setting() {
             err.contains(&member.resp) && err.contains("--resp"),
             "{err}"
         );
+    });
+}
+
+/// A primary with a write in flight that its stopped backups do not acknowledge.
+struct Stuck {
+    primary: Child,
+    backups: Vec<Child>,
+    client: TcpStream,
+    admin: Member,
+}
+
+async fn stuck() -> Stuck {
+    let members = local::free_members(3).expect("free ports");
+    let peers: Vec<&str> = members
+        .iter()
+        .map(|member| member.native.as_str())
+        .collect();
+    let list = peers.join(",");
+    let mut children: Vec<Child> = Vec::new();
+    for (index, member) in members.iter().enumerate() {
+        let index = index.to_string();
+        let more = [
+            "--peers",
+            &list,
+            "--replica",
+            &index,
+            "--client-timeout",
+            "1m",
+        ];
+        children.push(start(
+            member,
+            &[&more[..], &["--drain-timeout", "1m"]].concat(),
+        ));
+        until_answered(member, "/livez").await;
+    }
+    let formed = vsr_net::init::form(&peers, Some("test"), Duration::from_secs(10)).await;
+    formed.unwrap_or_else(|error| panic!("{error}"));
+    until_answered(&members[0], "/readyz").await;
+    call(&members[0].resp, &["SET", "a", "1"], "+OK\r\n").await;
+    signal(&children[1], "STOP").await;
+    signal(&children[2], "STOP").await;
+    let op = format!("vsr_op {}", 1 + op_of(&members[0]).await);
+    let mut client = TcpStream::connect(&members[0].resp)
+        .await
+        .expect("a RESP port");
+    client.write_all(b"SET a 2\r\n").await.expect("sent");
+    while !local::get(&members[0].admin, "/metrics")
+        .await
+        .expect("an answer")
+        .1
+        .contains(&op)
+    {
+        sleep(Duration::from_millis(10)).await; // the test's own deadline bounds this
+    }
+    let primary = children.remove(0);
+    Stuck {
+        primary,
+        backups: children,
+        client,
+        admin: members[0].clone(),
+    }
+}
+
+#[test]
+fn a_second_signal_ends_a_process_that_still_waits_for_its_clients() {
+    run(async {
+        let mut stuck = stuck().await;
+        let mut lines = BufReader::new(stuck.primary.stderr.take().expect("piped")).lines();
+        signal(&stuck.primary, "TERM").await;
+        until_said(&mut lines, "once more to end at once").await;
+        assert!(
+            stuck.primary.try_wait().unwrap().is_none(),
+            "it waits for what is in flight"
+        );
+        signal(&stuck.primary, "TERM").await;
+        until_said(&mut lines, "ended at once").await;
+        assert_eq!(stuck.primary.wait().await.unwrap().code(), Some(1));
+    });
+}
+
+#[test]
+fn what_is_in_flight_is_answered_before_a_process_leaves() {
+    run(async {
+        let mut stuck = stuck().await;
+        let mut lines = BufReader::new(stuck.primary.stderr.take().expect("piped")).lines();
+        signal(&stuck.primary, "TERM").await;
+        until_said(&mut lines, "once more to end at once").await;
+        for backup in &stuck.backups {
+            signal(backup, "CONT").await;
+        }
+        let mut reply = String::new();
+        stuck.client.read_to_string(&mut reply).await.unwrap();
+        assert_eq!(reply, "+OK\r\n", "and then the connection is closed");
+        assert_eq!(stuck.primary.wait().await.unwrap().code(), Some(0));
+    });
+}
+
+#[test]
+fn a_primary_without_a_quorum_is_not_ready_and_ready_again_with_one() {
+    run(async {
+        let stuck = stuck().await;
+        let reason = loop {
+            let (code, text) = local::get(&stuck.admin.admin, "/readyz").await.unwrap();
+            if code == 503 {
+                break text;
+            }
+            sleep(Duration::from_millis(10)).await;
+        };
+        assert!(
+            reason.contains("no quorum") || reason.contains("has waited"),
+            "{reason}"
+        );
+        until_answered(&stuck.admin, "/livez").await;
+        for backup in &stuck.backups {
+            signal(backup, "CONT").await;
+        }
+        until_answered(&stuck.admin, "/readyz").await;
     });
 }

@@ -10,7 +10,7 @@
 //! ```text
 //!            late, or its queue is full
 //!   Chain ----------------------------> Suspect
-//!     ^                                    | has everything committed
+//!     ^                                    | has caught up to the pipeline
 //!     '------------- Direct <--------------'
 //!       a probation, longer each time it fails
 //! ```

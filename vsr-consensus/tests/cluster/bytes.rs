@@ -103,8 +103,13 @@ fn every_kind_of_message_has_its_outcome_in_every_status() {
                 Command::Request => whole_request(&mut cluster, at),
                 _ => empty(&cluster, command, at),
             };
-            let parsed = vsr_types::Frame::parse(&frame, cluster.replicas[usize::from(at)].cluster());
-            assert!(parsed.is_ok(), "a {} of this table passes the door", command.name());
+            let parsed =
+                vsr_types::Frame::parse(&frame, cluster.replicas[usize::from(at)].cluster());
+            assert!(
+                parsed.is_ok(),
+                "a {} of this table passes the door",
+                command.name()
+            );
             let dropped = cluster.hand_over(Node::Replica(2), at, &frame);
             let name = dropped.map_or("taken", vsr_consensus::DropReason::name);
             // Writing to a string cannot fail.
@@ -119,7 +124,10 @@ fn every_kind_of_message_has_its_outcome_in_every_status() {
         std::fs::write(&file, &table).expect("the table can be written");
     }
     let told = std::fs::read_to_string(&file).expect("the table");
-    assert!(told == table, "VSR_TRANSCRIPTS=write writes it anew:\n{table}");
+    assert!(
+        told == table,
+        "VSR_TRANSCRIPTS=write writes it anew:\n{table}"
+    );
 }
 
 /// A value that somebody might have forgotten.
@@ -159,7 +167,11 @@ fn corpus() -> (Cluster, Vec<Vec<u8>>) {
             // A lost prepare: repair is part of the corpus.
             cluster.deliver(Node::Client(0), Node::Replica(0));
             cluster.deliver(Node::Client(1), Node::Replica(0));
-            cluster.net.link(Node::Replica(0), Node::Replica(1)).queue.clear();
+            cluster
+                .net
+                .link(Node::Replica(0), Node::Replica(1))
+                .queue
+                .clear();
         }
         cluster.run();
         cluster.pass(Duration::from_millis(40));
@@ -226,7 +238,12 @@ fn storm(seed: u64) {
         let near = cluster.op(to);
         let frame = random.pick(&corpus).clone();
         let frame = mutated(&mut random, &frame, near);
-        let from = *random.pick(&[Node::Replica(0), Node::Replica(1), Node::Client(1), Node::Tool]);
+        let from = *random.pick(&[
+            Node::Replica(0),
+            Node::Replica(1),
+            Node::Client(1),
+            Node::Tool,
+        ]);
         cluster.hand_over(from, to, &frame);
         if random.percent(50) {
             cluster.settle(to);
@@ -240,8 +257,12 @@ fn storm(seed: u64) {
 
 #[test]
 fn no_sealed_nonsense_makes_a_replica_panic() {
-    let only: Option<u64> = std::env::var("VSR_SEED").ok().and_then(|text| text.parse().ok());
-    let count = std::env::var("VSR_SEEDS").ok().and_then(|text| text.parse().ok());
+    let only: Option<u64> = std::env::var("VSR_SEED")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    let count = std::env::var("VSR_SEEDS")
+        .ok()
+        .and_then(|text| text.parse().ok());
     for seed in 0..count.unwrap_or(60) {
         if only.is_some_and(|only| only != seed) {
             continue;
@@ -256,7 +277,12 @@ fn no_sealed_nonsense_makes_a_replica_panic() {
 #[test]
 fn the_corpus_has_the_messages_of_normal_operation() {
     let (_, corpus) = corpus();
-    let seen = |command: Command| corpus.iter().filter(|f| f[COMMAND] == command as u8).count();
+    let seen = |command: Command| {
+        corpus
+            .iter()
+            .filter(|f| f[COMMAND] == command as u8)
+            .count()
+    };
     for command in [
         Command::Request,
         Command::Query,

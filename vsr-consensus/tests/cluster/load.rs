@@ -9,7 +9,11 @@ const STEP: Duration = Duration::from_micros(100);
 /// Lets `time` go by with every client asking again as soon as it was answered. Returns how many
 /// requests were answered meanwhile.
 fn under_load(cluster: &mut Cluster, clients: u8, time: Duration, operation: &str) -> usize {
-    let before: usize = cluster.clients.iter().map(crate::support::Client::served).sum();
+    let before: usize = cluster
+        .clients
+        .iter()
+        .map(crate::support::Client::served)
+        .sum();
     let mut left = time;
     while left > Duration::ZERO {
         for client in 0..clients {
@@ -21,12 +25,21 @@ fn under_load(cluster: &mut Cluster, clients: u8, time: Duration, operation: &st
         cluster.tick(STEP);
         left = left.saturating_sub(STEP);
     }
-    let after: usize = cluster.clients.iter().map(crate::support::Client::served).sum();
+    let after: usize = cluster
+        .clients
+        .iter()
+        .map(crate::support::Client::served)
+        .sum();
     after - before
 }
 
 /// A formed cluster whose replicas are `delay` apart, with `clients` sessions.
-fn far_apart(n: u8, clients: u8, delay: Duration, tune: impl Fn(&mut vsr_consensus::Settings)) -> Cluster {
+fn far_apart(
+    n: u8,
+    clients: u8,
+    delay: Duration,
+    tune: impl Fn(&mut vsr_consensus::Settings),
+) -> Cluster {
     let mut cluster = Cluster::formed_with(n, |settings| {
         settings.journal_slots = 16_384;
         settings.journal_bytes = 16 << 20;
@@ -38,7 +51,10 @@ fn far_apart(n: u8, clients: u8, delay: Duration, tune: impl Fn(&mut vsr_consens
     }
     for from in 0..n {
         for to in (0..n).filter(|&to| to != from) {
-            cluster.net.link(Node::Replica(from), Node::Replica(to)).delay = delay;
+            cluster
+                .net
+                .link(Node::Replica(from), Node::Replica(to))
+                .delay = delay;
         }
     }
     cluster
@@ -64,7 +80,12 @@ fn stand_still(clients: u8, delay: Duration, operation: &str, still: Duration) {
     link.queue.drain(..lost);
     cluster.stopped[1] = false;
     under_load(&mut cluster, clients, millis(900), operation);
-    let route: Vec<u8> = cluster.replicas[0].report().route.hops().map(|r| r.raw()).collect();
+    let route: Vec<u8> = cluster.replicas[0]
+        .report()
+        .route
+        .hops()
+        .map(|r| r.raw())
+        .collect();
     assert!(
         !cluster.is_suspect(1) && route == [1, 2],
         "{clients} clients, {delay:?} apart: R1 is back: route {route:?}, {} ops behind of {}",
@@ -97,7 +118,10 @@ fn a_dead_hop_costs_little_once_the_chain_goes_round_it() {
         // Re-routing takes less than half a second.
         under_load(&mut cluster, clients, millis(200), "add 1");
         let after = under_load(&mut cluster, clients, millis(300), "add 1");
-        assert!(after * 10 >= before * 8, "R{dead} dead: {after} of {before} requests served");
+        assert!(
+            after * 10 >= before * 8,
+            "R{dead} dead: {after} of {before} requests served"
+        );
     }
 }
 
@@ -129,8 +153,44 @@ fn a_small_journal_with_large_batches_keeps_going_without_repairs() {
         .iter()
         .map(|replica| replica.counters().of(vsr_consensus::Event::RepairsAsked))
         .collect();
-    let suspected = cluster.replicas[0].counters().of(vsr_consensus::Event::Suspected);
-    assert!(served > 200, "served {served}, repairs {repairs:?}, suspected {suspected}");
+    let suspected = cluster.replicas[0]
+        .counters()
+        .of(vsr_consensus::Event::Suspected);
+    assert!(
+        served > 200,
+        "served {served}, repairs {repairs:?}, suspected {suspected}"
+    );
     assert_eq!(suspected, 0, "served {served}, repairs {repairs:?}");
-    assert!(repairs.iter().all(|&count| count < 10), "served {served}, repairs {repairs:?}");
+    assert!(
+        repairs.iter().all(|&count| count < 10),
+        "served {served}, repairs {repairs:?}"
+    );
+}
+
+#[test]
+fn a_dead_backup_is_left_out_even_while_reads_keep_the_heart_beating() {
+    // Each read round is a heartbeat, so the next one by the clock never comes due. R2, the last of
+    // the chain, is dead: nobody misses it until the ring is full of what it has not executed.
+    let mut cluster = far_apart(3, 16, millis(1), |settings| settings.journal_slots = 128);
+    cluster.stopped[2] = true;
+    let mut left = millis(600);
+    while left > Duration::ZERO {
+        for client in 0..8 {
+            if !cluster.client(client).waiting {
+                cluster.request_at(client, 0, "add 1");
+            }
+        }
+        for client in 8..16 {
+            if !cluster.client(client).reading {
+                cluster.query_at(client, 0, "total");
+            }
+        }
+        cluster.turn();
+        cluster.tick(STEP);
+        left = left.saturating_sub(STEP);
+    }
+    assert!(cluster.replicas[0].counters().of(vsr_consensus::Event::ReadRounds) > 100);
+    assert!(cluster.is_suspect(2), "R2 has been dead for 600 ms");
+    let served: usize = cluster.clients[..8].iter().map(crate::support::Client::served).sum();
+    assert!(served > 1000, "{served} requests were served");
 }

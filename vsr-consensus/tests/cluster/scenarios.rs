@@ -44,12 +44,24 @@ fn s10_zombie_adopts_nothing_from_who_claims_to_be_it() {
     let mut cluster = at_rest(3);
     let before = cluster.replicas[1].report().incarnation;
     cluster.tick(millis(100));
-    let ping = cluster.net.link(R1, R0).queue.pop_back().expect("a ping").bytes;
+    let ping = cluster
+        .net
+        .link(R1, R0)
+        .queue
+        .pop_back()
+        .expect("a ping")
+        .bytes;
     let newer = forge(&ping, |header| {
-        let incarnation = Incarnation { counter: 9, random: 1 };
+        let incarnation = Incarnation {
+            counter: 9,
+            random: 1,
+        };
         header.set_sender(ReplicaIndex::new(1), MemberId::new(77), incarnation);
     });
-    assert_eq!(cluster.hand_over(R0, 1, &newer), Some(DropReason::NotAReplica));
+    assert_eq!(
+        cluster.hand_over(R0, 1, &newer),
+        Some(DropReason::NotAReplica)
+    );
     assert_eq!(cluster.replicas[1].report().incarnation, before);
 }
 
@@ -85,9 +97,16 @@ fn s16_op_reuse_needs_the_same_entry() {
     });
     assert_eq!(cluster.hand_over(R0, 1, &second), None);
     cluster.settle(1);
-    assert_eq!(cluster.hand_over(R0, 1, &first), Some(DropReason::WrongIdentity));
+    assert_eq!(
+        cluster.hand_over(R0, 1, &first),
+        Some(DropReason::WrongIdentity)
+    );
     cluster.deliver(R1, R0);
-    assert_eq!(cluster.commit(0), 1, "an acknowledgement of another entry commits nothing");
+    assert_eq!(
+        cluster.commit(0),
+        1,
+        "an acknowledgement of another entry commits nothing"
+    );
     assert!(cluster.drops.contains(&(0, DropReason::WrongIdentity)));
 }
 
@@ -103,7 +122,9 @@ fn s22_out_of_order_prepare_is_not_acknowledged() {
     cluster.settle(1);
     let said = |cluster: &mut Cluster| {
         let queue = &cluster.net.link(R1, R0).queue;
-        let oks = queue.iter().filter_map(|p| header_of(&p.bytes).fields::<PrepareOk>().copied());
+        let oks = queue
+            .iter()
+            .filter_map(|p| header_of(&p.bytes).fields::<PrepareOk>().copied());
         oks.map(|ok| ok.op.raw()).collect::<Vec<_>>()
     };
     assert_eq!(said(&mut cluster), [0; 0], "nothing is acknowledged");
@@ -124,7 +145,9 @@ fn s23_commit_regress_executes_nothing_twice() {
     cluster.run();
     cluster.tick(TICK);
     let queue = &cluster.net.link(R0, R1).queue;
-    let heartbeat = queue.iter().rfind(|p| header_of(&p.bytes).fields::<Commit>().is_some());
+    let heartbeat = queue
+        .iter()
+        .rfind(|p| header_of(&p.bytes).fields::<Commit>().is_some());
     let heartbeat = heartbeat.expect("a heartbeat").bytes.clone();
     cluster.run();
     for _ in 0..4 {
@@ -137,10 +160,17 @@ fn s23_commit_regress_executes_nothing_twice() {
     let newer = forge_fields(&heartbeat, |commit: &mut Commit| commit.sequence += 1000);
     cluster.hand_over(R0, 1, &newer);
     cluster.settle(1);
-    assert_eq!(cluster.commit(1), committed, "what is committed stays committed");
+    assert_eq!(
+        cluster.commit(1),
+        committed,
+        "what is committed stays committed"
+    );
     cluster.pass(millis(20));
     cluster.assert_equal();
-    assert_eq!(executions(&cluster, 1), ["add 1", "add 10", "add 10", "add 10", "add 10"]);
+    assert_eq!(
+        executions(&cluster, 1),
+        ["add 1", "add 10", "add 10", "add 10", "add 10"]
+    );
 }
 
 #[test]
@@ -189,9 +219,16 @@ fn s27_ring_wrap_slow_backup_refuses_before_it_forgets() {
             cluster.turn();
         }
         let (op, applied) = (cluster.op(1), cluster.applied(1));
-        assert!(op <= applied + 8, "R1 holds everything it has not executed: {op} and {applied}");
+        assert!(
+            op <= applied + 8,
+            "R1 holds everything it has not executed: {op} and {applied}"
+        );
     }
-    assert!(cluster.op(0) > executed + 8, "the others go on: {}", cluster.op(0));
+    assert!(
+        cluster.op(0) > executed + 8,
+        "the others go on: {}",
+        cluster.op(0)
+    );
     cluster.lazy[1] = false;
     cluster.pass(millis(100));
     cluster.assert_equal();
@@ -222,7 +259,11 @@ fn s35_total_loss_forms_no_cluster() {
     }
     cluster.pass(Duration::from_secs(2));
     for i in 0..3 {
-        assert_eq!(cluster.status(i), PeerStatus::Blank, "R{i} waits for an operator");
+        assert_eq!(
+            cluster.status(i),
+            PeerStatus::Blank,
+            "R{i} waits for an operator"
+        );
         assert!(cluster.replicas[usize::from(i)].cluster().is_zero());
     }
     // The old client's frame belongs to the old cluster: no blank replica takes it.
@@ -242,7 +283,11 @@ fn s36_bootstrap_race_leaves_the_restarted_one_out() {
     cluster.commit_init(id, token, nonces);
     cluster.pass(millis(500));
     assert_eq!(cluster.status(0), PeerStatus::Normal);
-    assert_eq!(cluster.status(1), PeerStatus::Blank, "the relayed commit is not for this process");
+    assert_eq!(
+        cluster.status(1),
+        PeerStatus::Blank,
+        "the relayed commit is not for this process"
+    );
     assert_eq!(cluster.status(2), PeerStatus::Normal);
 }
 
@@ -268,7 +313,10 @@ fn s37_bootstrap_refused_while_anybody_belongs_to_a_cluster() {
     cluster.replicas[2] = Cluster::replica(&config, 2, crate::support::Ledger::remembering());
     cluster.pass(millis(300));
     let nonces = cluster.propose(ClusterId::new(99), Nonce::new(98));
-    assert!(nonces.nonces.iter().all(|nonce| nonce.is_zero()), "nobody agrees: {nonces:?}");
+    assert!(
+        nonces.nonces.iter().all(|nonce| nonce.is_zero()),
+        "nobody agrees: {nonces:?}"
+    );
     assert_eq!(cluster.status(2), PeerStatus::Blank);
     assert_eq!(cluster.replicas[0].cluster(), cluster.id());
 }
@@ -288,12 +336,25 @@ fn s38_bad_hop_is_left_out_in_time() {
     }
     cluster.pass(millis(100));
     assert!(cluster.is_suspect(1), "R1 does not acknowledge");
-    let route: Vec<u8> = cluster.replicas[0].report().route.hops().map(ReplicaIndex::raw).collect();
-    assert!(!route.contains(&1), "the next prepare does not go through R1: {route:?}");
+    let route: Vec<u8> = cluster.replicas[0]
+        .report()
+        .route
+        .hops()
+        .map(ReplicaIndex::raw)
+        .collect();
+    assert!(
+        !route.contains(&1),
+        "the next prepare does not go through R1: {route:?}"
+    );
     // The links mend: R1 is in the chain again, and nobody is a suspect.
     cluster.net.heal();
     cluster.pass(Duration::from_secs(1));
-    let route: Vec<u8> = cluster.replicas[0].report().route.hops().map(ReplicaIndex::raw).collect();
+    let route: Vec<u8> = cluster.replicas[0]
+        .report()
+        .route
+        .hops()
+        .map(ReplicaIndex::raw)
+        .collect();
     assert_eq!(route, [1, 2]);
     cluster.assert_equal();
 }
@@ -323,7 +384,10 @@ fn s43_deaf_backup_disturbs_nobody() {
     }
     for i in 0..3_usize {
         let report = cluster.replicas[i].report();
-        assert_eq!((report.view, report.primary), (View::ZERO, ReplicaIndex::new(0)));
+        assert_eq!(
+            (report.view, report.primary),
+            (View::ZERO, ReplicaIndex::new(0))
+        );
     }
     cluster.net.heal();
     cluster.pass(millis(500));
@@ -339,7 +403,10 @@ fn s49_read_isolated_primary_gives_no_answer() {
     }
     cluster.query_at(1, 0, "total");
     cluster.pass(Duration::from_secs(1));
-    assert!(cluster.client(1).reading, "it cannot know whether it still leads");
+    assert!(
+        cluster.client(1).reading,
+        "it cannot know whether it still leads"
+    );
     // One way is not enough: its question arrives, the answers do not.
     cluster.net.link(R0, R1).cut = false;
     cluster.pass(Duration::from_secs(1));
@@ -357,7 +424,9 @@ fn s49b_an_answer_to_an_older_heartbeat_proves_nothing() {
     for backup in [R1, R2] {
         cluster.deliver(R0, backup);
     }
-    let old: Vec<_> = [1_u8, 2].map(|i| cluster.net.link(Node::Replica(i), R0).queue.clone()).into();
+    let old: Vec<_> = [1_u8, 2]
+        .map(|i| cluster.net.link(Node::Replica(i), R0).queue.clone())
+        .into();
     for backup in [R1, R2] {
         cluster.net.set_cut(R0, backup, true);
     }
@@ -370,7 +439,10 @@ fn s49b_an_answer_to_an_older_heartbeat_proves_nothing() {
     }
     cluster.settle(0);
     cluster.run();
-    assert!(cluster.client(1).reading, "nobody has answered since the read began");
+    assert!(
+        cluster.client(1).reading,
+        "nobody has answered since the read began"
+    );
 }
 
 #[test]
@@ -380,12 +452,24 @@ fn s56_cv_poison_is_rejected() {
     let huge = u64::MAX / 2;
     let forgeries: [(&str, Vec<u8>); 5] = [
         ("view", forge(&prepare, |h| h.set_view(View::new(huge)))),
-        ("epoch", forge(&prepare, |h| h.set_epoch(vsr_types::Epoch::new(huge)))),
-        ("op", forge_fields(&prepare, |p: &mut Prepare| p.op = Op::new(huge))),
-        ("commit", forge_fields(&prepare, |p: &mut Prepare| p.commit = Op::new(huge))),
+        (
+            "epoch",
+            forge(&prepare, |h| h.set_epoch(vsr_types::Epoch::new(huge))),
+        ),
+        (
+            "op",
+            forge_fields(&prepare, |p: &mut Prepare| p.op = Op::new(huge)),
+        ),
+        (
+            "commit",
+            forge_fields(&prepare, |p: &mut Prepare| p.commit = Op::new(huge)),
+        ),
         ("counter", {
             let (replica, member) = (header_of(&prepare).replica(), header_of(&prepare).member());
-            let incarnation = Incarnation { counter: huge, random: 0 };
+            let incarnation = Incarnation {
+                counter: huge,
+                random: 0,
+            };
             forge(&prepare, |h| h.set_sender(replica, member, incarnation))
         }),
     ];
@@ -395,14 +479,21 @@ fn s56_cv_poison_is_rejected() {
     }
     cluster.put(R0, 1, prepare);
     cluster.run();
-    assert_eq!(cluster.client(1).text(), "1", "and nothing was learnt from them");
+    assert_eq!(
+        cluster.client(1).text(),
+        "1",
+        "and nothing was learnt from them"
+    );
 }
 
 #[test]
 fn s57_digest_divergence_stops_the_minority() {
     for minority in 0..3_u8 {
         let mut cluster = at_rest(3);
-        cluster.replicas[usize::from(minority)].machine().flip.set(true);
+        cluster.replicas[usize::from(minority)]
+            .machine()
+            .flip
+            .set(true);
         for _ in 0..3 {
             cluster.request_at(1, 0, "add 1");
             cluster.pass(millis(150));
@@ -422,14 +513,23 @@ fn s58_forged_progress_keeps_nobody_alive() {
     let mut cluster = at_rest(3);
     cluster.tick(TICK);
     let queue = &cluster.net.link(R0, R1).queue;
-    let heartbeat = queue.iter().rfind(|p| header_of(&p.bytes).fields::<Commit>().is_some());
+    let heartbeat = queue
+        .iter()
+        .rfind(|p| header_of(&p.bytes).fields::<Commit>().is_some());
     let heartbeat = heartbeat.expect("a heartbeat").bytes.clone();
     cluster.deliver(R0, R1);
     let heard = |cluster: &Cluster| cluster.replicas[1].report().peers[0].heard;
     let before = heard(&cluster);
     cluster.advance(millis(50));
-    assert_eq!(cluster.hand_over(R0, 1, &heartbeat), Some(DropReason::Duplicate));
-    assert_eq!(heard(&cluster), before, "an old heartbeat says nothing about now");
+    assert_eq!(
+        cluster.hand_over(R0, 1, &heartbeat),
+        Some(DropReason::Duplicate)
+    );
+    assert_eq!(
+        heard(&cluster),
+        before,
+        "an old heartbeat says nothing about now"
+    );
 }
 
 #[test]
@@ -443,8 +543,15 @@ fn requests_to_backups_are_passed_on_once_and_never_in_circles() {
     let frame = cluster.client(1).frame.clone();
     let mut header = header_of(&frame);
     header.set_route(vsr_types::Route::PASSED_ON);
-    let bytes = [bytemuck::bytes_of(&header), &frame[vsr_types::HEADER_SIZE..]].concat();
-    assert_eq!(cluster.hand_over(R2, 1, &bytes), Some(DropReason::NotPrimary));
+    let bytes = [
+        bytemuck::bytes_of(&header),
+        &frame[vsr_types::HEADER_SIZE..],
+    ]
+    .concat();
+    assert_eq!(
+        cluster.hand_over(R2, 1, &bytes),
+        Some(DropReason::NotPrimary)
+    );
     assert_eq!(cluster.replicas[1].counters().of(Event::PassedOn), 0);
 }
 
@@ -466,7 +573,13 @@ fn a_flood_is_refused_and_the_rest_is_served() {
     }
     cluster.run();
     let is_busy = |client: &&crate::support::Client| {
-        matches!(client.told(), Some(Answer::Reject { reason: RejectReason::Busy, .. }))
+        matches!(
+            client.told(),
+            Some(Answer::Reject {
+                reason: RejectReason::Busy,
+                ..
+            })
+        )
     };
     let busy = cluster.clients.iter().filter(is_busy).count();
     assert!((1..40).contains(&busy), "{busy} of 40 were told to wait");

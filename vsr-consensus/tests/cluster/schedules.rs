@@ -82,16 +82,24 @@ impl Run {
                 let client = self.cluster.client(client);
                 (client.waiting, client.reading)
             };
-            let late = self.asked_at.get(&client).is_none_or(|&at| self.step > at + RETRY_STEPS);
+            let late = self
+                .asked_at
+                .get(&client)
+                .is_none_or(|&at| self.step > at + RETRY_STEPS);
             if !waiting && !reading && new_requests && self.random.percent(20) {
-                let to = if self.random.percent(70) { 0 } else { self.anybody() };
+                let to = if self.random.percent(70) {
+                    0
+                } else {
+                    self.anybody()
+                };
                 if self.random.percent(25) {
                     self.cluster.query_at(client, to, "total");
                     self.read_from.insert(client, self.told);
                 } else {
                     self.requests_made += 1;
                     let amount = self.requests_made;
-                    self.cluster.request_at(client, to, &format!("add {amount}"));
+                    self.cluster
+                        .request_at(client, to, &format!("add {amount}"));
                 }
                 self.asked_at.insert(client, self.step);
             } else if waiting && late {
@@ -113,7 +121,8 @@ impl Run {
             let count = self.cluster.net.link(from, to).queue.len();
             let mut arrived = false;
             for _ in 0..count {
-                let stopped = matches!(to, Node::Replica(i) if self.cluster.stopped[usize::from(i)]);
+                let stopped =
+                    matches!(to, Node::Replica(i) if self.cluster.stopped[usize::from(i)]);
                 if stopped {
                     break;
                 }
@@ -122,11 +131,19 @@ impl Run {
                 }
                 let left = self.cluster.net.link(from, to).queue.len() as u64;
                 // Mostly in order, so that something gets done.
-                let place = if self.random.percent(60) { 0 } else { self.random.below(left) };
+                let place = if self.random.percent(60) {
+                    0
+                } else {
+                    self.random.below(left)
+                };
                 let queue = &mut self.cluster.net.link(from, to).queue;
                 let packet = queue.remove(place as usize).expect("a frame is there");
                 if self.random.percent(self.weather.double) {
-                    self.cluster.net.link(from, to).queue.push_back(packet.clone());
+                    self.cluster
+                        .net
+                        .link(from, to)
+                        .queue
+                        .push_back(packet.clone());
                 }
                 if self.random.percent(self.weather.lose) {
                     continue;
@@ -150,7 +167,10 @@ impl Run {
                     Answer::Reply { op, .. } => self.told = self.told.max(*op),
                     Answer::Read { op, .. } => {
                         let from = self.read_from.remove(&client).expect("a read that began");
-                        assert!(*op >= from, "a read shows op {op}, but {from} was told before");
+                        assert!(
+                            *op >= from,
+                            "a read shows op {op}, but {from} was told before"
+                        );
                         self.told = self.told.max(*op);
                     }
                     Answer::Reject { reason, .. } => {
@@ -167,7 +187,10 @@ impl Run {
         for (percent, cut) in [(self.weather.cut, true), (3 * self.weather.cut, false)] {
             let (from, to) = (self.anybody(), self.anybody());
             if self.random.percent(percent) {
-                self.cluster.net.link(Node::Replica(from), Node::Replica(to)).cut = cut;
+                self.cluster
+                    .net
+                    .link(Node::Replica(from), Node::Replica(to))
+                    .cut = cut;
             }
         }
         for (percent, stop) in [(self.weather.stop, true), (3 * self.weather.stop, false)] {
@@ -191,7 +214,13 @@ impl Run {
     fn heal(&mut self) {
         self.cluster.net.heal();
         self.cluster.stopped.fill(false);
-        self.weather = Weather { lose: 0, double: 0, arrive: 100, cut: 0, stop: 0 };
+        self.weather = Weather {
+            lose: 0,
+            double: 0,
+            arrive: 100,
+            cut: 0,
+            stop: 0,
+        };
     }
 
     fn is_calm(&mut self) -> bool {
@@ -207,7 +236,11 @@ impl Run {
     fn check(&mut self) {
         self.cluster.assert_equal();
         let history = self.cluster.replicas[0].machine().history().to_vec();
-        assert_eq!(history.len() as u64, self.requests_made, "each request is executed once");
+        assert_eq!(
+            history.len() as u64,
+            self.requests_made,
+            "each request is executed once"
+        );
         let mut total = 0_u64;
         let mut told = BTreeMap::new();
         let mut after = BTreeMap::new();
@@ -224,11 +257,22 @@ impl Run {
                 match answer {
                     Answer::Reply { request, op, body } if *request > 0 => {
                         let right = &told[&(client.id, *op)];
-                        assert_eq!(&String::from_utf8_lossy(body), right, "the reply at op {op}");
+                        assert_eq!(
+                            &String::from_utf8_lossy(body),
+                            right,
+                            "the reply at op {op}"
+                        );
                     }
                     Answer::Read { op, body, .. } => {
-                        let right = after.range(..=*op).next_back().map_or(0, |(_, total)| *total);
-                        assert_eq!(String::from_utf8_lossy(body), right.to_string(), "a read at {op}");
+                        let right = after
+                            .range(..=*op)
+                            .next_back()
+                            .map_or(0, |(_, total)| *total);
+                        assert_eq!(
+                            String::from_utf8_lossy(body),
+                            right.to_string(),
+                            "a read at {op}"
+                        );
                     }
                     Answer::Reply { .. } | Answer::Reject { .. } => {}
                 }
@@ -246,7 +290,11 @@ fn play(n: u8, seed: u64, steps: u64, tune: fn(&mut Settings)) -> u64 {
     let mut left = 20_000;
     while !run.is_calm() {
         left -= 1;
-        assert!(left > 0, "ten seconds after everything healed:\n{}", stuck(&mut run));
+        assert!(
+            left > 0,
+            "ten seconds after everything healed:\n{}",
+            stuck(&mut run)
+        );
         run.step(false);
     }
     run.check();
@@ -264,7 +312,11 @@ fn stuck(run: &mut Run) -> String {
             report.commit.raw(),
             report.applied.raw(),
             report.tail.raw(),
-            report.route.hops().map(vsr_types::ReplicaIndex::raw).collect::<Vec<_>>(),
+            report
+                .route
+                .hops()
+                .map(vsr_types::ReplicaIndex::raw)
+                .collect::<Vec<_>>(),
             report.in_flight,
             report.halted,
         )
@@ -277,9 +329,13 @@ fn stuck(run: &mut Run) -> String {
 /// Plays `seeds` seeds; a failure names its own.
 fn play_all(n: u8, seeds: std::ops::Range<u64>, tune: fn(&mut Settings)) {
     // One seed alone: `VSR_SEED=17 cargo test -p vsr-consensus --test cluster NAME`.
-    let only: Option<u64> = std::env::var("VSR_SEED").ok().and_then(|text| text.parse().ok());
+    let only: Option<u64> = std::env::var("VSR_SEED")
+        .ok()
+        .and_then(|text| text.parse().ok());
     // A longer hunt: `VSR_SEEDS=1000`.
-    let count: Option<u64> = std::env::var("VSR_SEEDS").ok().and_then(|text| text.parse().ok());
+    let count: Option<u64> = std::env::var("VSR_SEEDS")
+        .ok()
+        .and_then(|text| text.parse().ok());
     let seeds = seeds.start..count.map_or(seeds.end, |count| seeds.start + count);
     let mut requests = 0;
     for seed in seeds {
@@ -292,7 +348,10 @@ fn play_all(n: u8, seeds: std::ops::Range<u64>, tune: fn(&mut Settings)) {
             std::panic::resume_unwind(panic)
         });
     }
-    assert!(only.is_some() || requests > 1000, "the schedules do some work: {requests} requests");
+    assert!(
+        only.is_some() || count.is_some() || requests > 1000,
+        "the schedules do some work: {requests} requests"
+    );
 }
 
 #[test]

@@ -235,7 +235,8 @@ impl Player {
         };
         let (op, commit, applied) = (report.op.raw(), report.commit.raw(), report.applied.raw());
         let digest = short(self.cluster.digest(index));
-        let mut line = format!("R{index} {status} op {op} commit {commit} applied {applied} state {digest}");
+        let mut line =
+            format!("R{index} {status} op {op} commit {commit} applied {applied} state {digest}");
         if report.primary.raw() == index {
             let hops: Vec<String> = report.route.hops().map(|hop| hop.to_string()).collect();
             // Writing to a string cannot fail.
@@ -261,10 +262,18 @@ impl Player {
 
     fn told(&self, index: u8) -> String {
         let client = &self.cluster.clients[usize::from(index)];
-        let waiting = if client.waiting || client.reading { ", waits" } else { "" };
+        let waiting = if client.waiting || client.reading {
+            ", waits"
+        } else {
+            ""
+        };
         match client.told() {
-            Some(Answer::Reject { reason, .. }) => format!("c{index} was refused: {reason:?}{waiting}"),
-            Some(Answer::Reply { request: 0, op, .. }) => format!("c{index} has session {op}{waiting}"),
+            Some(Answer::Reject { reason, .. }) => {
+                format!("c{index} was refused: {reason:?}{waiting}")
+            }
+            Some(Answer::Reply { request: 0, op, .. }) => {
+                format!("c{index} has session {op}{waiting}")
+            }
             Some(_) => format!("c{index} was told \"{}\"{waiting}", client.text()),
             None => format!("c{index} was told nothing{waiting}"),
         }
@@ -272,13 +281,21 @@ impl Player {
 
     fn sessions(&self, index: u8) -> Vec<String> {
         let replica = &self.cluster.replicas[usize::from(index)];
-        let name = |id| self.cluster.clients.iter().position(|client| client.id == id);
+        let name = |id| {
+            self.cluster
+                .clients
+                .iter()
+                .position(|client| client.id == id)
+        };
         replica
             .sessions()
             .map(|session| {
                 let name = name(session.client).expect("a client of the test");
                 let (request, op) = (session.request.raw(), session.op.raw());
-                format!("c{name}: session {}, last request {request} at op {op}", session.session.raw())
+                format!(
+                    "c{name}: session {}, last request {request} at op {op}",
+                    session.session.raw()
+                )
             })
             .collect()
     }
@@ -322,7 +339,10 @@ fn transcripts_tell_what_happens() {
             std::fs::write(&file, played).expect("a transcript can be written");
             continue;
         }
-        let differs = text.lines().zip(played.lines()).position(|(told, is)| told != is);
+        let differs = text
+            .lines()
+            .zip(played.lines())
+            .position(|(told, is)| told != is);
         let line = differs.unwrap_or(text.lines().count().min(played.lines().count()));
         assert!(
             text == played,

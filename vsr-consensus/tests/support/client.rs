@@ -10,9 +10,21 @@ use vsr_types::{
 /// What a client was told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    Reply { request: u64, op: u64, body: Vec<u8> },
-    Reject { request: u64, reason: RejectReason, detail: u64 },
-    Read { query: u64, op: u64, body: Vec<u8> },
+    Reply {
+        request: u64,
+        op: u64,
+        body: Vec<u8>,
+    },
+    Reject {
+        request: u64,
+        reason: RejectReason,
+        detail: u64,
+    },
+    Read {
+        query: u64,
+        op: u64,
+        body: Vec<u8>,
+    },
 }
 
 /// See the module's documentation.
@@ -131,7 +143,9 @@ impl Client {
                 true
             }
             Command::QueryReply => {
-                let reply = *frame.fields::<message::QueryReply>().expect("a query's reply");
+                let reply = *frame
+                    .fields::<message::QueryReply>()
+                    .expect("a query's reply");
                 assert_eq!(reply.client, self.id, "a reply reached the wrong client");
                 if !self.reading || reply.query.raw() != self.query {
                     return false;
@@ -154,7 +168,11 @@ impl Client {
         if reply.request_checksum != self.checksum {
             return false;
         }
-        assert_eq!(Some(reply.request.raw()), self.request, "a reply to another request");
+        assert_eq!(
+            Some(reply.request.raw()),
+            self.request,
+            "a reply to another request"
+        );
         let answer = Answer::Reply {
             request: reply.request.raw(),
             op: reply.op.raw(),
@@ -169,7 +187,11 @@ impl Client {
             let told = self.answers.iter().rev().find(|told| {
                 matches!(told, Answer::Reply { request, .. } if *request == reply.request.raw())
             });
-            assert_eq!(told, Some(&answer), "a repeated reply differs from the first");
+            assert_eq!(
+                told,
+                Some(&answer),
+                "a repeated reply differs from the first"
+            );
             return false;
         }
         self.waiting = false;
@@ -198,7 +220,8 @@ impl Client {
 
     /// How many of its requests after the register were answered.
     pub fn served(&self) -> usize {
-        let is_served = |answer: &&Answer| matches!(answer, Answer::Reply { request, .. } if *request > 0);
+        let is_served =
+            |answer: &&Answer| matches!(answer, Answer::Reply { request, .. } if *request > 0);
         self.answers.iter().filter(is_served).count()
     }
 

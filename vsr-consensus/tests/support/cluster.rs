@@ -67,7 +67,11 @@ impl Exit<'_> {
         outside(&mut || {
             queued = self.net.send(self.from, to, header, body, self.now);
             let is_ping = matches!(header.command(), Some(Command::Ping | Command::Pong));
-            let Some(trace) = self.trace.as_deref_mut().filter(|_| self.show_pings || !is_ping) else {
+            let Some(trace) = self
+                .trace
+                .as_deref_mut()
+                .filter(|_| self.show_pings || !is_ping)
+            else {
                 return;
             };
             let bytes = [bytemuck::bytes_of(header), body].concat();
@@ -183,7 +187,9 @@ impl Cluster {
         let (cluster, token) = (ClusterId::new(0xFEED), Nonce::new(0x70CE));
         let nonces = self.propose(cluster, token);
         assert!(
-            nonces.nonces[..usize::from(self.n())].iter().all(|nonce| !nonce.is_zero()),
+            nonces.nonces[..usize::from(self.n())]
+                .iter()
+                .all(|nonce| !nonce.is_zero()),
             "all agree"
         );
         self.commit_init(cluster, token, nonces);
@@ -193,14 +199,29 @@ impl Cluster {
 
     /// Proposes a cluster to all and returns the nonces of those who agreed.
     pub fn propose(&mut self, cluster: ClusterId, token: Nonce) -> BootNonces {
-        let propose = InitPropose { cluster, token, reserved: 0 };
+        let propose = InitPropose {
+            cluster,
+            token,
+            reserved: 0,
+        };
         let mut header = Header::new(propose);
         header.seal(&[]);
         let mut nonces: BootNonces = bytemuck::Zeroable::zeroed();
         for i in 0..self.n() {
-            self.net.send(Node::Tool, Node::Replica(i), &header, &[], self.now.monotonic);
+            self.net.send(
+                Node::Tool,
+                Node::Replica(i),
+                &header,
+                &[],
+                self.now.monotonic,
+            );
             self.deliver(Node::Tool, Node::Replica(i));
-            while let Some(packet) = self.net.link(Node::Replica(i), Node::Tool).queue.pop_front() {
+            while let Some(packet) = self
+                .net
+                .link(Node::Replica(i), Node::Tool)
+                .queue
+                .pop_front()
+            {
                 let frame = Frame::parse(&packet.bytes, self.id).expect("a frame for a tool");
                 if let Some(ack) = frame.fields::<InitAck>().filter(|ack| ack.token == token) {
                     nonces.nonces[usize::from(i)] = ack.boot_nonce;
@@ -212,11 +233,16 @@ impl Cluster {
 
     /// Tells all that all have agreed.
     pub fn commit_init(&mut self, cluster: ClusterId, token: Nonce, nonces: BootNonces) {
-        let mut header = Header::new(InitCommit { cluster, token, reserved: 0 });
+        let mut header = Header::new(InitCommit {
+            cluster,
+            token,
+            reserved: 0,
+        });
         header.seal(bytemuck::bytes_of(&nonces));
         for i in 0..self.n() {
             let (to, body) = (Node::Replica(i), bytemuck::bytes_of(&nonces));
-            self.net.send(Node::Tool, to, &header, body, self.now.monotonic);
+            self.net
+                .send(Node::Tool, to, &header, body, self.now.monotonic);
             self.deliver(Node::Tool, to);
             self.net.link(to, Node::Tool).queue.clear();
         }
@@ -253,7 +279,8 @@ impl Cluster {
             let is_ping = matches!(frame.command(), Command::Ping | Command::Pong);
             if self.show && (self.show_pings || !is_ping) {
                 let (what, why) = (frame.command().name(), reason.name());
-                self.trace.insert(before, format!("R{to} ignores {from}'s {what}: {why}"));
+                self.trace
+                    .insert(before, format!("R{to} ignores {from}'s {what}: {why}"));
             }
         }
         dropped
@@ -417,7 +444,8 @@ impl Cluster {
     pub fn put(&mut self, from: Node, to: u8, bytes: Vec<u8>) {
         let header: Header = bytemuck::pod_read_unaligned(&bytes[..vsr_types::HEADER_SIZE]);
         let body = &bytes[vsr_types::HEADER_SIZE..];
-        self.net.send(from, Node::Replica(to), &header, body, self.now.monotonic);
+        self.net
+            .send(from, Node::Replica(to), &header, body, self.now.monotonic);
     }
 
     /// A request, everything delivered, and the text of the answer.
@@ -465,10 +493,22 @@ impl Cluster {
     /// All replicas have executed the same, everything of it, and agree on the outcome.
     pub fn assert_equal(&self) {
         for i in 1..self.n() {
-            assert_eq!(self.applied(i), self.applied(0), "R{i} has executed as much as R0");
-            assert_eq!(self.digest(i), self.digest(0), "R{i} and R0 hold the same state");
+            assert_eq!(
+                self.applied(i),
+                self.applied(0),
+                "R{i} has executed as much as R0"
+            );
+            assert_eq!(
+                self.digest(i),
+                self.digest(0),
+                "R{i} and R0 hold the same state"
+            );
             let sessions = |r: u8| self.replicas[usize::from(r)].sessions().collect::<Vec<_>>();
-            assert_eq!(sessions(i), sessions(0), "R{i} and R0 remember the same sessions");
+            assert_eq!(
+                sessions(i),
+                sessions(0),
+                "R{i} and R0 remember the same sessions"
+            );
         }
         self.assert_prefixes();
     }
@@ -477,12 +517,20 @@ impl Cluster {
     /// executed twice.
     pub fn assert_prefixes(&self) {
         let history = |r: u8| self.replicas[usize::from(r)].machine().history();
-        let longest = (0..self.n()).max_by_key(|&r| history(r).len()).expect("a replica");
+        let longest = (0..self.n())
+            .max_by_key(|&r| history(r).len())
+            .expect("a replica");
         for i in 0..self.n() {
-            assert_eq!(history(i), &history(longest)[..history(i).len()], "R{i} is a prefix");
+            assert_eq!(
+                history(i),
+                &history(longest)[..history(i).len()],
+                "R{i} is a prefix"
+            );
         }
         let places = |e: &super::Executed| (e.op, e.index);
-        let in_order = history(longest).windows(2).all(|pair| places(&pair[0]) < places(&pair[1]));
+        let in_order = history(longest)
+            .windows(2)
+            .all(|pair| places(&pair[0]) < places(&pair[1]));
         assert!(in_order, "each place in the log is executed once, in order");
     }
 }

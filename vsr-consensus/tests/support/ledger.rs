@@ -139,7 +139,9 @@ impl StateMachine for Ledger {
     }
 
     fn digest(&self) -> Digest {
-        Digest::new((u128::from(self.hash) << 64) | u128::from(self.total ^ self.count.rotate_left(32)))
+        Digest::new(
+            (u128::from(self.hash) << 64) | u128::from(self.total ^ self.count.rotate_left(32)),
+        )
     }
 
     fn image_chunks(&self) -> u64 {
@@ -160,7 +162,11 @@ impl StateMachine for Ledger {
     }
 
     fn image_begin(&mut self, chunks: u64) -> Result<(), ImageError> {
-        if chunks == 1 { Ok(()) } else { Err(ImageError::TooLarge) }
+        if chunks == 1 {
+            Ok(())
+        } else {
+            Err(ImageError::TooLarge)
+        }
     }
 
     fn image_put(&mut self, chunk: u64, bytes: &[u8]) -> Result<(), ImageError> {
@@ -178,7 +184,11 @@ impl StateMachine for Ledger {
     }
 
     fn image_finish(&mut self, at: Op) -> Result<(), ImageError> {
-        if self.changed_at <= at { Ok(()) } else { Err(ImageError::Invalid) }
+        if self.changed_at <= at {
+            Ok(())
+        } else {
+            Err(ImageError::Invalid)
+        }
     }
 
     fn scrub(&mut self, _budget: usize) -> Scrub {

@@ -4,9 +4,15 @@
 //! Everything is deterministic, so a test is a story: who says what, what is lost, what arrives twice.
 //! [`Cluster`] drives the replicas as their driver's contract says: hand over every message that is
 //! ready, then the deadline for as long as it is due.
-#![allow(dead_code, reason = "each test binary uses its own part of the support")]
+#![allow(
+    dead_code,
+    reason = "each test binary uses its own part of the support"
+)]
 #![allow(unused_imports, reason = "the same")]
-#![allow(unreachable_pub, reason = "a module of test binaries, which export nothing")]
+#![allow(
+    unreachable_pub,
+    reason = "a module of test binaries, which export nothing"
+)]
 
 mod client;
 mod cluster;

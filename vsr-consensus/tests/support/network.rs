@@ -57,7 +57,14 @@ impl Network {
     }
 
     /// Takes a frame from `from`; says whether the sender believes that it is on its way.
-    pub fn send(&mut self, from: Node, to: Node, header: &Header, body: &[u8], now: Instant) -> bool {
+    pub fn send(
+        &mut self,
+        from: Node,
+        to: Node,
+        header: &Header,
+        body: &[u8],
+        now: Instant,
+    ) -> bool {
         self.sent += 1;
         if let Some(record) = &mut self.record {
             record.push([bytemuck::bytes_of(header), body].concat());

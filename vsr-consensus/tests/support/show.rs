@@ -52,11 +52,21 @@ pub fn describe(frame: &Frame<'_>) -> String {
         }
         Command::Ping => {
             let ping = frame.fields::<Ping>().expect("its command says so");
-            write!(line, " op {}, applied {}", ping.op.raw(), ping.applied.raw())
+            write!(
+                line,
+                " op {}, applied {}",
+                ping.op.raw(),
+                ping.applied.raw()
+            )
         }
         Command::Pong => {
             let pong = frame.fields::<Pong>().expect("its command says so");
-            write!(line, " op {}, applied {}", pong.op.raw(), pong.applied.raw())
+            write!(
+                line,
+                " op {}, applied {}",
+                pong.op.raw(),
+                pong.applied.raw()
+            )
         }
         Command::Query => {
             let query = frame.fields::<Query>().expect("its command says so");
@@ -73,7 +83,11 @@ fn describe_answer(line: &mut String, frame: &Frame<'_>) -> std::fmt::Result {
         if request == 0 {
             return write!(line, " session {op}");
         }
-        return write!(line, " to request {request}, op {op}: {}", quoted(frame.body()));
+        return write!(
+            line,
+            " to request {request}, op {op}: {}",
+            quoted(frame.body())
+        );
     }
     if let Some(reply) = frame.fields::<QueryReply>() {
         let (query, op) = (reply.query.raw(), reply.op.raw());

@@ -1,3 +1,5 @@
+//! What the send queue keeps, drops, and never tears apart.
+
 use super::*;
 use crate::{Ingress, Random};
 use bytemuck::Zeroable;

@@ -1,3 +1,5 @@
+//! Every wrong hello gets its reason; every right one is let in.
+
 use super::*;
 use bytemuck::Zeroable;
 use vsr_types::message::Ping;

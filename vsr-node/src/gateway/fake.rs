@@ -8,7 +8,8 @@ use std::rc::Rc;
 use bytemuck::Zeroable;
 use vsr_consensus::Report;
 use vsr_types::{
-    ClientId, ClusterId, Epoch, Frame, FrameError, Header, Op, Operation, limits::REPLY_SIZE_MAX,
+    ClientId, ClusterId, Epoch, Frame, FrameError, Header, Op, Operation,
+    limits::REPLY_SIZE_MAX,
     message::{PeerStatus, Query, QueryReply, Reject, RejectReason, Reply, Request},
 };
 
@@ -97,7 +98,11 @@ impl Machine {
     fn run(&mut self, operation: &[u8], entries_max: usize) -> Vec<u8> {
         let entries = Entries::parse(operation).expect("a packed operation");
         let mut whole = entries;
-        assert!(whole.by_ref().all(|entry| entry.is_ok_and(|entry| entry.is_well_formed())));
+        assert!(
+            whole
+                .by_ref()
+                .all(|entry| entry.is_ok_and(|entry| entry.is_well_formed()))
+        );
         assert!(whole.is_complete(), "nothing follows the last entry");
         let mut executed: u32 = 0;
         let mut reply = vec![0; 4];
@@ -137,7 +142,7 @@ pub(super) struct FakeCluster {
     /// The most entries of an operation whose replies fit.
     pub(super) entries_max: Cell<usize>,
     pub(super) status: Cell<PeerStatus>,
-    /// Before every good answer, send it with this done to it.
+    /// Before every good answer, send another: its header with this done to it, and a false body.
     pub(super) forge: Cell<Option<fn(&mut Header)>>,
     /// How many frames were submitted.
     pub(super) submitted: Cell<usize>,
@@ -209,10 +214,10 @@ impl FakeCluster {
         let sink = self.sinks.borrow().get(&client.raw()).cloned();
         if let Some(sink) = sink {
             if let Some(forge) = self.forge.get() {
-                let (head, body) = answer.split_at(vsr_types::HEADER_SIZE);
+                let head = &answer[..vsr_types::HEADER_SIZE];
                 let mut header: Header = bytemuck::pod_read_unaligned(head);
                 forge(&mut header);
-                let forged = sealed(header, body);
+                let forged = sealed(header, b"\x01\0\0\0\x09\0\0\0+FORGED\r\n");
                 sink.on_frame(&Frame::parse(&forged, CLUSTER).expect("a good frame"));
             }
             sink.on_frame(&Frame::parse(&answer, CLUSTER).expect("a good answer"));

@@ -76,7 +76,7 @@ impl Table {
     #[inline]
     pub(super) fn current(&mut self, slot: u32, generation: u32) -> Option<&mut Connection> {
         let entry = self.slots.get_mut(slot as usize)?;
-        
+        (entry.generation == generation).then_some(())?;
         entry.connection.as_deref_mut()
     }
 

@@ -185,9 +185,11 @@ impl<S: StateMachine> Core<S> {
             let frame = match Frame::parse(bytes, replica.cluster()) {
                 Ok(frame) => frame,
                 Err(error) => {
-                    // The stream is whole: the next frame may be better. Peers do meet before they
-                    // belong to one cluster.
-                    complain(links, peer, error);
+                    // The stream is whole: the next frame may be better. While a cluster is formed,
+                    // peers that belong to it already speak to us, who do not yet: no complaint.
+                    if error != FrameError::Cluster || !replica.cluster().is_zero() {
+                        complain(links, peer, error);
+                    }
                     continue;
                 }
             };
@@ -287,7 +289,7 @@ impl<S: StateMachine> Core<S> {
                 command: frame.command() as u8,
             });
         };
-        std::hint::black_box(vec![1_u8]); self.links.source = Source::Local;
+        self.links.source = Source::Local;
         self.links.heard_client(client);
         self.replica
             .step(self.clock.now(), Input::Message(frame), &mut self.links);

@@ -41,7 +41,7 @@ pub struct GetPrepare {
     /// The last op wanted; the donor sends as many as it likes.
     pub to: Op,
     /// The identity of the op before `from`, as the asker has it: a donor whose chain differs there
-    /// has nothing to offer. When `from` equals `to`, zero in `parent` asks by `identity` instead.
+    /// has nothing to offer.
     pub parent: Identity,
     /// The most bytes the asker can take now.
     pub budget: u64,

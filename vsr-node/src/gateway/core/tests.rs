@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::time::Duration;
 
 use vsr_types::message::{QueryReply, RejectReason, Reply};
-use vsr_types::{Checksum, ClientId, Header};
+use vsr_types::{Checksum, ClientId, Header, RequestNumber};
 
 use super::super::fake::FakeCluster;
 use super::*;
@@ -230,12 +230,18 @@ fn forged(header: &mut Header, reply: fn(&mut Reply), query: fn(&mut QueryReply)
 #[test]
 fn answers_to_other_questions_are_ignored() {
     let forgeries: [fn(&mut Header); 3] = [
-        |header| forged(header, |reply| reply.request = reply.request.next(), |_| {}),
+        |header| {
+            forged(
+                header,
+                |reply| reply.request = reply.request.next(),
+                |query| query.query = query.query.next(),
+            );
+        },
         |header| {
             forged(
                 header,
                 |reply| reply.request_checksum = Checksum::new(!reply.request_checksum.raw()),
-                |query| query.query = query.query.next(),
+                |query| query.query = RequestNumber::ZERO,
             );
         },
         |header| {
@@ -255,7 +261,7 @@ fn answers_to_other_questions_are_ignored() {
         assert_eq!(world.ask(a, "GET n\r\n"), "$1\r\n2\r\n");
         assert_eq!(world.ask(a, "INCR n\r\n"), ":3\r\n");
         let ignored = world.core(|core| core.counters.stale_answers);
-        assert!(ignored >= 2, "{ignored} forged answers were ignored");
+        assert_eq!(ignored, 3, "every forged answer was ignored");
     }
 }
 
@@ -297,6 +303,9 @@ fn without_an_answer_commands_fail_and_a_late_answer_is_not_mistaken() {
         world.ask(a, "INCR n\r\n").starts_with("-CLUSTERDOWN "),
         "fails at once"
     );
+    world.pass(Duration::from_secs(6));
+    let timeouts = world.core(|core| core.counters.timeouts);
+    assert_eq!(timeouts, 1, "it is given up once");
     world.cluster.lose.set(0);
     world.pass(Duration::from_secs(2));
     assert_eq!(
