@@ -6,8 +6,11 @@ use std::hint::black_box;
 use vsr_node::kv::{OperationBuilder, lookup};
 use vsr_node::resp::{Args, ParseLimits, Parsed, Protocol, append_reply, parse};
 
-const LIMITS: ParseLimits =
-    ParseLimits { arguments_max: 65_536, command_size_max: 1 << 20, authenticated: true };
+const LIMITS: ParseLimits = ParseLimits {
+    arguments_max: 65_536,
+    command_size_max: 1 << 20,
+    authenticated: true,
+};
 /// A pipeline, as `redis-benchmark -P 64` sends it.
 const COMMANDS: usize = 64;
 
@@ -66,7 +69,9 @@ fn requests(c: &mut Criterion) {
         group.bench_function("floor: memcpy", |b| {
             b.iter(|| copy.copy_from_slice(black_box(&input)));
         });
-        group.bench_function("parse", |b| b.iter(|| parse_all(black_box(&input), &mut args)));
+        group.bench_function("parse", |b| {
+            b.iter(|| parse_all(black_box(&input), &mut args))
+        });
         let mut builder = OperationBuilder::new(vec![0; 1 << 20]);
         group.bench_function("parse, look up, pack", |b| {
             b.iter(|| pack_all(black_box(&input), &mut args, &mut builder));
@@ -80,14 +85,23 @@ fn replies(c: &mut Criterion) {
     group.throughput(Throughput::Elements(COMMANDS as u64));
     let bulk = format!("$128\r\n{}\r\n", "x".repeat(128)).into_bytes();
     let array = format!("*2\r\n{}_\r\n", String::from_utf8_lossy(&bulk)).into_bytes();
-    for (name, reply) in [("ok", &b"+OK\r\n"[..]), ("bulk", &bulk), ("array with null", &array)] {
+    for (name, reply) in [
+        ("ok", &b"+OK\r\n"[..]),
+        ("bulk", &bulk),
+        ("array with null", &array),
+    ] {
         for protocol in [Protocol::Resp2, Protocol::Resp3] {
             let mut out = Vec::with_capacity(64 * 1024);
             group.bench_function(format!("{name} {protocol:?}"), |b| {
                 b.iter(|| {
                     out.clear();
                     for _ in 0..COMMANDS {
-                        assert!(append_reply(&mut out, black_box(reply), protocol, b"$-1\r\n"));
+                        assert!(append_reply(
+                            &mut out,
+                            black_box(reply),
+                            protocol,
+                            b"$-1\r\n"
+                        ));
                     }
                     out.len()
                 });

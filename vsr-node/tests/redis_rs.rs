@@ -8,32 +8,53 @@ use redis::{Client, Commands, Connection, ErrorKind, ServerErrorKind, Value, cmd
 use tokio::time::timeout;
 use vsr_node::local::{self, LocalCluster};
 
-const SETTINGS: [(&str, &str); 3] =
-    [("memory", "64MiB"), ("journal-size", "16MiB"), ("log-level", "warn")];
+const SETTINGS: [(&str, &str); 3] = [
+    ("memory", "64MiB"),
+    ("journal-size", "16MiB"),
+    ("log-level", "warn"),
+];
 
 /// Runs `suite` on a thread of its own, with the RESP addresses of a fresh cluster.
 fn with_cluster(suite: impl FnOnce(Vec<String>) + Send + 'static) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     let test = async {
         let program: PathBuf = env!("CARGO_BIN_EXE_vsr-node").into();
         let members = local::free_members(3).expect("free ports");
         let mut cluster =
             LocalCluster::spawn(&program, "redis-rs", members, &SETTINGS).expect("started");
-        cluster.form().await.unwrap_or_else(|error| panic!("{error}"));
-        let addresses = cluster.members().iter().map(|member| member.resp.clone()).collect();
-        tokio::task::spawn_blocking(move || suite(addresses)).await.expect("the suite passes");
+        cluster
+            .form()
+            .await
+            .unwrap_or_else(|error| panic!("{error}"));
+        let addresses = cluster
+            .members()
+            .iter()
+            .map(|member| member.resp.clone())
+            .collect();
+        tokio::task::spawn_blocking(move || suite(addresses))
+            .await
+            .expect("the suite passes");
         for status in cluster.stop().await {
             assert!(status.expect("the child ended").success());
         }
     };
-    runtime.block_on(async { timeout(Duration::from_secs(120), test).await.expect("in time") });
+    runtime.block_on(async {
+        timeout(Duration::from_secs(120), test)
+            .await
+            .expect("in time")
+    });
 }
 
 fn connect(address: &str, protocol: &str) -> Connection {
     let url = format!("redis://{address}/?protocol={protocol}");
     let connection = Client::open(url).expect("an address").get_connection();
     let connection = connection.unwrap_or_else(|error| panic!("{address} {protocol}: {error}"));
-    connection.set_read_timeout(Some(Duration::from_secs(20))).expect("a time-out");
+    connection
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .expect("a time-out");
     connection
 }
 
@@ -63,7 +84,10 @@ fn strings(connection: &mut Connection) {
     assert_eq!(connection.incr::<_, _, i64>("a", 10).unwrap(), 12);
     let _: () = connection.mset(&[("a", "x"), ("b", "\0\r\n")]).unwrap();
     let values: Vec<Option<String>> = connection.mget(&["a", "b", "none"]).unwrap();
-    assert_eq!(values, [Some("x".to_owned()), Some("\0\r\n".to_owned()), None]);
+    assert_eq!(
+        values,
+        [Some("x".to_owned()), Some("\0\r\n".to_owned()), None]
+    );
     let large = "v".repeat(300_000);
     let _: () = connection.set("a", &large).unwrap();
     assert!(connection.get::<_, String>("a").unwrap() == large);
@@ -72,17 +96,39 @@ fn strings(connection: &mut Connection) {
 
 fn errors(connection: &mut Connection) {
     let _: () = connection.set("text", "text").unwrap();
-    let error = connection.incr::<_, _, i64>("text", 1).expect_err("text is no number");
-    assert_eq!(error.kind(), ErrorKind::Server(ServerErrorKind::ResponseError));
-    assert_eq!(error.detail(), Some("value is not an integer or out of range"));
-    let error = cmd("NOSUCH").query::<Value>(connection).expect_err("there is no such command");
-    assert!(error.to_string().contains("unknown command 'NOSUCH'"), "{error}");
-    assert_eq!(connection.del::<_, u64>("text").unwrap(), 1, "the connection goes on");
+    let error = connection
+        .incr::<_, _, i64>("text", 1)
+        .expect_err("text is no number");
+    assert_eq!(
+        error.kind(),
+        ErrorKind::Server(ServerErrorKind::ResponseError)
+    );
+    assert_eq!(
+        error.detail(),
+        Some("value is not an integer or out of range")
+    );
+    let error = cmd("NOSUCH")
+        .query::<Value>(connection)
+        .expect_err("there is no such command");
+    assert!(
+        error.to_string().contains("unknown command 'NOSUCH'"),
+        "{error}"
+    );
+    assert_eq!(
+        connection.del::<_, u64>("text").unwrap(),
+        1,
+        "the connection goes on"
+    );
 }
 
 fn transactions(connection: &mut Connection, other: &mut Connection) {
-    let done: (String, i64, i64) =
-        pipe().atomic().set("n", 1).incr("n", 1).get("n").query(connection).unwrap();
+    let done: (String, i64, i64) = pipe()
+        .atomic()
+        .set("n", 1)
+        .incr("n", 1)
+        .get("n")
+        .query(connection)
+        .unwrap();
     assert_eq!(done, ("OK".to_owned(), 2, 2));
     let mut many = pipe();
     for _ in 0..300 {

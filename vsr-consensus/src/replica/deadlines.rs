@@ -61,7 +61,6 @@ impl<S: StateMachine> Replica<S> {
             self.start_reads(out);
         }
         if self.now.monotonic >= self.heartbeat_at {
-            self.check_links();
             self.send_heartbeats(out);
         }
         self.on_repair_timeout(out);

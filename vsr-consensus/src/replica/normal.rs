@@ -242,6 +242,8 @@ impl<S: StateMachine> Replica<S> {
 
     /// The primary's heartbeat, which is also the question of a read round.
     pub(super) fn send_heartbeats(&mut self, out: &mut impl Outbox) {
+        // At every heartbeat, also those of read rounds: while reads flow there are no others.
+        self.check_links();
         self.sequence += 1;
         self.heartbeat_at = self.now.monotonic.after(self.config.tick);
         let identity = self.identity_of(self.commit).unwrap_or_default();

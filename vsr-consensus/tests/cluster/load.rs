@@ -189,8 +189,16 @@ fn a_dead_backup_is_left_out_even_while_reads_keep_the_heart_beating() {
         cluster.tick(STEP);
         left = left.saturating_sub(STEP);
     }
-    assert!(cluster.replicas[0].counters().of(vsr_consensus::Event::ReadRounds) > 100);
+    assert!(
+        cluster.replicas[0]
+            .counters()
+            .of(vsr_consensus::Event::ReadRounds)
+            > 100
+    );
     assert!(cluster.is_suspect(2), "R2 has been dead for 600 ms");
-    let served: usize = cluster.clients[..8].iter().map(crate::support::Client::served).sum();
+    let served: usize = cluster.clients[..8]
+        .iter()
+        .map(crate::support::Client::served)
+        .sum();
     assert!(served > 1000, "{served} requests were served");
 }

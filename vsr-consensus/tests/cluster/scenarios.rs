@@ -597,3 +597,26 @@ fn a_flood_is_refused_and_the_rest_is_served() {
     cluster.assert_equal();
     assert_eq!(cluster.count(0), 40, "each once");
 }
+
+#[test]
+fn a_prepare_that_follows_another_entry_is_refused() {
+    // R2.2: the hash chain. Same primary, same op, but made after an op 1 that R1 does not hold.
+    let mut cluster = at_rest(3);
+    let prepare = taken(&mut cluster, 1, "add 1");
+    let other = forge_fields(&prepare, |prepare: &mut Prepare| {
+        prepare.parent.checksum = vsr_types::Checksum::new(prepare.parent.checksum.raw() ^ 1);
+    });
+    assert_eq!(
+        cluster.hand_over(R0, 1, &other),
+        Some(DropReason::WrongParent)
+    );
+    let earlier = forge_fields(&prepare, |prepare: &mut Prepare| {
+        prepare.timestamp = vsr_types::Timestamp::from_nanos(1);
+    });
+    assert_eq!(
+        cluster.hand_over(R0, 1, &earlier),
+        Some(DropReason::Malformed)
+    );
+    assert_eq!(cluster.op(1), 1, "nothing was appended");
+    assert_eq!(cluster.hand_over(R0, 1, &prepare), None);
+}

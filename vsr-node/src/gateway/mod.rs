@@ -9,12 +9,12 @@
 //! Everything but [`serve`]'s file knows no socket: bytes go in, bytes come out, time is an argument.
 //! That is what the tests drive.
 //!
-//! * [`connection`] one client: buffers, dialect, reply order.
-//! * [`transaction`] its `MULTI`, `EXEC` and `WATCH`.
-//! * [`channel`] and [`lane`] pack the commands of many connections into one request of one session.
-//! * [`core`](self::core) joins them; [`commands`] answers what needs no cluster, with the long
-//!   answers in [`describe`].
-//! * [`sockets`] is the only place with input and output.
+//! * `connection` one client: buffers, dialect, reply order.
+//! * `transaction` its `MULTI`, `EXEC` and `WATCH`.
+//! * `channel` and `lane` pack the commands of many connections into one request of one session.
+//! * `core` joins them; `commands` answers what needs no cluster, with the long
+//!   answers in `describe`.
+//! * `sockets` is the only place with input and output.
 //!
 //! **Invariants.** Replies leave in the order of the commands. All commands of a connection that are
 //! outstanding at one time take the same way, log or query, so a client always sees its own writes.

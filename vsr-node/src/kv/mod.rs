@@ -42,7 +42,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use codec::{Entries, Entry, Full, Malformed, OperationBuilder, ReplyReader};
+pub use codec::{Entries, Entry, Full, Malformed, OperationBuilder, ReplyReader, Watches};
 pub use commands::{CommandSpec, Flags, Handler, Local, Opcode, commands, lookup};
 pub use execute::{REPLY_BUFFER_MIN, STRING_SIZE_MAX};
 pub use machine::{KvMachine, KvReport, MEMORY_MAX, MEMORY_MIN, REFUSED_MALFORMED};
