@@ -271,7 +271,10 @@ mod tests {
             Err(ImageError::TooLarge)
         );
         machine.image_begin(2).unwrap();
-        assert_eq!(machine.image_put(2, &vec![0; CHUNK]), Err(ImageError::BadChunk));
+        assert_eq!(
+            machine.image_put(2, &vec![0; CHUNK]),
+            Err(ImageError::BadChunk)
+        );
         assert_eq!(machine.image_put(0, b"short"), Err(ImageError::BadChunk));
         assert_eq!(machine.image_put(1, &[]), Err(ImageError::BadChunk));
         machine.image_put(1, b"short").unwrap();

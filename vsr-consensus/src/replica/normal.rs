@@ -91,7 +91,8 @@ impl<S: StateMachine> Replica<S> {
         self.admit_from_primary(frame)?;
         let route = header.route().ok_or(DropReason::Malformed)?;
         self.links.heard(self.primary(), self.now.monotonic);
-        self.repair.note_target(prepare.op);
+        self.repair
+            .note_target(prepare.op, self.op(), self.now.monotonic);
         self.learn_commit(prepare.commit);
         let next = self.op().next();
         if prepare.op > next {
@@ -275,7 +276,8 @@ impl<S: StateMachine> Replica<S> {
         self.sequence = commit.sequence;
         self.links.heard(self.primary(), self.now.monotonic);
         self.learn_commit(commit.commit);
-        self.repair.note_target(commit.op);
+        self.repair
+            .note_target(commit.op, self.op(), self.now.monotonic);
         let theirs = Identity {
             view: commit.commit_view,
             checksum: commit.commit_checksum,

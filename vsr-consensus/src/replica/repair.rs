@@ -33,12 +33,10 @@ pub(super) struct Repair {
     target: Op,
     /// The question in flight: its nonce is answered by the donor's last word.
     asked: Option<Asked>,
-    /// When the head last moved.
+    /// When the head last moved, or the lag began: what is on its way is not missing.
     progress_at: Instant,
     /// Counts donors that stayed silent or had nothing.
     attempts: u8,
-    /// The first question of a lag waits until then.
-    not_before: Instant,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -54,11 +52,15 @@ impl Repair {
             asked: None,
             progress_at: Instant::ZERO,
             attempts: 0,
-            not_before: Instant::ZERO,
         }
     }
 
-    pub(super) fn note_target(&mut self, op: Op) {
+    /// The primary is known to have prepared `op`; what is held here ends with `head`.
+    pub(super) fn note_target(&mut self, op: Op, head: Op, now: Instant) {
+        if self.target <= head && op > head {
+            // A heartbeat overtakes the prepares that went down the chain.
+            self.progress_at = now;
+        }
         self.target = self.target.max(op);
     }
 
@@ -85,11 +87,7 @@ impl<S: StateMachine> Replica<S> {
         }
         Some(match self.repair.asked {
             Some(asked) => asked.until,
-            None => self
-                .repair
-                .progress_at
-                .after(self.gap_patience())
-                .max(self.repair.not_before),
+            None => self.repair.progress_at.after(self.gap_patience()),
         })
     }
 
@@ -113,10 +111,7 @@ impl<S: StateMachine> Replica<S> {
 
     /// A gap was seen: something is missing for certain, so there is nothing to wait for.
     pub(super) fn repair_now(&mut self, out: &mut impl Outbox) {
-        if self.lags()
-            && self.repair.asked.is_none()
-            && self.now.monotonic >= self.repair.not_before
-        {
+        if self.lags() && self.repair.asked.is_none() {
             self.ask(out);
         }
     }

@@ -202,3 +202,19 @@ fn a_dead_backup_is_left_out_even_while_reads_keep_the_heart_beating() {
         .sum();
     assert!(served > 1000, "{served} requests were served");
 }
+
+#[test]
+fn a_heartbeat_that_overtakes_a_prepare_starts_no_repair() {
+    // The prepare goes down the chain, the heartbeat straight to R2: it always comes first.
+    let mut cluster = far_apart(3, 2, millis(2), |_| {});
+    for _ in 0..20 {
+        cluster.query_at(0, 0, "total");
+        cluster.pass(millis(35));
+        assert!(!cluster.client(0).reading, "the read is answered");
+    }
+    let repairs = |replica: &vsr_consensus::Replica<crate::support::Ledger>| {
+        replica.counters().of(vsr_consensus::Event::RepairsAsked)
+    };
+    let asked: Vec<u64> = cluster.replicas.iter().map(repairs).collect();
+    assert_eq!(asked, [0, 0, 0], "what is on its way is not missing");
+}

@@ -292,6 +292,23 @@ fn s36_bootstrap_race_leaves_the_restarted_one_out() {
 }
 
 #[test]
+fn s36_bootstrap_race_counts_the_nonce_and_not_the_word() {
+    // The restarted one hears the proposal again, and agrees; but what is committed names the nonce
+    // of the process that is gone.
+    let mut cluster = Cluster::new(3, |_| {});
+    let (id, token) = (ClusterId::new(5), Nonce::new(6));
+    let nonces = cluster.propose(id, token);
+    let config = cluster.config[1].clone();
+    cluster.replicas[1] = Cluster::replica(&config, 2, crate::support::Ledger::remembering());
+    let again = cluster.propose(id, token);
+    assert_ne!(nonces, again);
+    cluster.commit_init(id, token, nonces);
+    cluster.pass(millis(500));
+    assert_eq!(cluster.status(1), PeerStatus::Blank);
+    assert_eq!(cluster.status(0), PeerStatus::Normal);
+}
+
+#[test]
 fn s36b_a_replica_that_missed_the_commit_is_told_by_its_peers() {
     let mut cluster = Cluster::new(3, |_| {});
     let (id, token) = (ClusterId::new(5), Nonce::new(6));
@@ -619,4 +636,35 @@ fn a_prepare_that_follows_another_entry_is_refused() {
     );
     assert_eq!(cluster.op(1), 1, "nothing was appended");
     assert_eq!(cluster.hand_over(R0, 1, &prepare), None);
+}
+
+#[test]
+fn a_read_waits_for_the_op_that_moves_the_clock() {
+    // N10: after a quiet time a read has an empty batch prepared. A quorum answers the round's
+    // heartbeat before it holds that batch: that proves who leads, not what time it is.
+    let mut cluster = at_rest(3);
+    cluster.ask(1, "add 5");
+    cluster.pass(millis(50));
+    cluster.query_at(1, 0, "total");
+    cluster.deliver(Node::Client(1), R0);
+    let is_prepare =
+        |packet: &crate::support::Packet| header_of(&packet.bytes).fields::<Prepare>().is_some();
+    cluster
+        .net
+        .link(R0, R1)
+        .queue
+        .retain(|packet| !is_prepare(packet));
+    cluster.run();
+    assert_eq!(
+        (cluster.op(0), cluster.commit(0)),
+        (3, 2),
+        "nobody else holds op 3"
+    );
+    assert!(
+        cluster.client(1).reading,
+        "the round is won, the time is not known yet"
+    );
+    cluster.pass(millis(60));
+    assert_eq!(cluster.client(1).op_of_last(), Some(Op::new(3)));
+    assert_eq!(cluster.client(1).text(), "5");
 }

@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use vsr_consensus::Settings;
+use vsr_types::message::RejectReason;
 
-use crate::support::{Answer, Cluster, Node, Random};
+use crate::support::{Answer, Client, Cluster, Node, Random};
 
 /// How long a client waits before it asks again, in steps.
 const RETRY_STEPS: u64 = 40;
@@ -36,7 +37,11 @@ struct Run {
     read_from: BTreeMap<u8, u64>,
     told: u64,
     seen: Vec<usize>,
+    /// Clients of former lives, for the final check.
+    answered: Vec<Client>,
     requests_made: u64,
+    /// How many clients were evicted and came back under a new name.
+    reborn: u64,
     step: u64,
 }
 
@@ -66,7 +71,9 @@ impl Run {
             read_from: BTreeMap::new(),
             told: 0,
             seen: vec![0; usize::from(CLIENTS)],
+            answered: Vec::new(),
             requests_made: 0,
+            reborn: 0,
             step: 0,
         }
     }
@@ -86,7 +93,10 @@ impl Run {
                 .asked_at
                 .get(&client)
                 .is_none_or(|&at| self.step > at + RETRY_STEPS);
-            if !waiting && !reading && new_requests && self.random.percent(20) {
+            if self.cluster.client(client).request.is_none() {
+                self.cluster.register_at(client, 0);
+                self.asked_at.insert(client, self.step);
+            } else if !waiting && !reading && new_requests && self.random.percent(20) {
                 let to = if self.random.percent(70) {
                     0
                 } else {
@@ -162,6 +172,7 @@ impl Run {
     fn listen(&mut self) {
         for client in 0..CLIENTS {
             let answers = self.cluster.client(client).answers.clone();
+            let mut evicted = false;
             for answer in &answers[self.seen[usize::from(client)]..] {
                 match answer {
                     Answer::Reply { op, .. } => self.told = self.told.max(*op),
@@ -174,11 +185,21 @@ impl Run {
                         self.told = self.told.max(*op);
                     }
                     Answer::Reject { reason, .. } => {
-                        assert_eq!(format!("{reason:?}"), "NotPrimary", "an unexpected refusal");
+                        evicted |=
+                            matches!(reason, RejectReason::Evicted | RejectReason::SessionTooLow);
+                        let is_expected = evicted || *reason == RejectReason::NotPrimary;
+                        assert!(is_expected, "an unexpected refusal: {reason:?}");
                     }
                 }
             }
             self.seen[usize::from(client)] = answers.len();
+            if evicted {
+                // R1.6: a new name, and nobody knows whether the last request was executed.
+                self.answered.push(self.cluster.client(client).clone());
+                *self.cluster.client(client) = self.cluster.client(client).reborn();
+                self.seen[usize::from(client)] = 0;
+                self.reborn += 1;
+            }
         }
     }
 
@@ -236,9 +257,17 @@ impl Run {
     fn check(&mut self) {
         self.cluster.assert_equal();
         let history = self.cluster.replicas[0].machine().history().to_vec();
+        let (executed, made) = (history.len() as u64, self.requests_made);
+        assert!(
+            executed <= made && made <= executed + self.reborn,
+            "{executed} of {made} executed"
+        );
+        let mut amounts: Vec<&[u8]> = history.iter().map(|e| &e.operation[..]).collect();
+        amounts.sort_unstable();
+        amounts.dedup();
         assert_eq!(
-            history.len() as u64,
-            self.requests_made,
+            amounts.len(),
+            history.len(),
             "each request is executed once"
         );
         let mut total = 0_u64;
@@ -252,7 +281,8 @@ impl Run {
             let twice = told.insert((executed.client, executed.op.raw()), total.to_string());
             assert_eq!(twice, None, "one request of a session in one op");
         }
-        for client in &self.cluster.clients[..usize::from(CLIENTS)] {
+        let living = &self.cluster.clients[..usize::from(CLIENTS)];
+        for client in living.iter().chain(&self.answered) {
             for answer in &client.answers {
                 match answer {
                     Answer::Reply { request, op, body } if *request > 0 => {
@@ -377,6 +407,11 @@ fn three_replicas_without_a_chain_survive_any_schedule() {
 #[test]
 fn three_replicas_with_a_short_pipeline_survive_any_schedule() {
     play_all(3, 400..420, |settings| settings.pipeline = 1);
+}
+
+#[test]
+fn three_replicas_with_too_few_sessions_survive_any_schedule() {
+    play_all(3, 600..620, |settings| settings.sessions = 9);
 }
 
 #[test]

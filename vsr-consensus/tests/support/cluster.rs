@@ -89,7 +89,8 @@ impl Outbox for Exit<'_> {
     }
 
     fn client(&mut self, to: ClientId, header: &Header, body: &[u8]) -> Sent {
-        match to.raw().checked_sub(CLIENT_BASE) {
+        // The upper half counts a client's lives.
+        match (to.raw() as u64).checked_sub(CLIENT_BASE as u64) {
             Some(index @ 0..256) => self.leave(Node::Client(index as u8), header, body),
             _ => Sent::Dropped,
         }

@@ -292,12 +292,13 @@ impl Links {
     }
 
     /// Writes what has gathered, one write for each connection as far as the sockets take it.
+    ///
+    /// What was written last leaves first: a backup passes a prepare on before it acknowledges it, and
+    /// in a cluster of three it is the acknowledgement that a client waits for.
     pub(super) fn flush(&mut self) {
-        for at in 0..self.dirty.len() {
-            let target = self.dirty[at];
+        while let Some(target) = self.dirty.pop() {
             self.flush_one(target);
         }
-        self.dirty.clear();
     }
 
     fn flush_one(&mut self, target: Target) {
