@@ -281,6 +281,7 @@ async fn a_replica_that_falls_silent_is_left_for_the_next() {
     }
 }
 
+/// R13.1.
 #[tokio::test]
 async fn the_connection_moves_to_the_primary_although_every_replica_would_answer() {
     let (sender, mut seen) = mpsc::unbounded_channel();

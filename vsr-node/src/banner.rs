@@ -79,9 +79,10 @@ pub fn survives(config: &Config) -> &'static str {
     ) {
         (1, _) => "survives no crash (for development; use 3 or more replicas for data you need)",
         (2, _) => "survives no crash (two need both; use 3 or more replicas for data you need)",
-        (_, 1) => "survives 1 crash",
-        (_, 2) => "survives 2 crashes",
-        _ => "survives 3 crashes",
+        // Honest until view changes are part of it: a dead primary is not replaced yet.
+        (_, 1) => "survives 1 crash of a backup (a dead primary is not replaced yet)",
+        (_, 2) => "survives 2 crashes of backups (a dead primary is not replaced yet)",
+        _ => "survives 3 crashes of backups (a dead primary is not replaced yet)",
     }
 }
 

@@ -484,6 +484,7 @@ fn local_address(listener: &TcpListener) -> Option<String> {
 fn server_config(config: &Config) -> ServerConfig {
     ServerConfig {
         connections_max: config.connections_max,
+        spin: config.spin,
         ..ServerConfig::new(
             config.consensus.clone(),
             config.cluster.clone(),

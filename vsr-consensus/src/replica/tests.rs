@@ -338,6 +338,7 @@ fn a_request_that_was_damaged_before_it_was_prepared_is_executed_when_its_client
     }
 }
 
+/// R10.1.
 #[test]
 fn a_batch_that_takes_the_last_op_number_strands_nobody() {
     // The batch is full, and cutting it takes the last number: who comes then is refused.
@@ -420,6 +421,7 @@ fn s14_old_view_forward_is_refused() {
     assert_eq!(world.out.sent::<PrepareOk>().len(), 1);
 }
 
+/// R2.7: a view is not adopted from a heartbeat, so nothing of it is executed.
 #[test]
 fn s15_heartbeat_view_adoption_does_not_happen() {
     // Trace T15: a replica with an uncommitted op of view 0 hears the heartbeat of view 1.
@@ -516,6 +518,7 @@ fn s11_zombie_ack_is_dropped() {
     assert_eq!(world.replica.commit, Op::ZERO);
 }
 
+/// R8.4: by identity.
 #[test]
 fn a_damaged_entry_is_fetched_again_and_executed_once() {
     // The backup's copy of op 1 is marked faulty; op 1 is committed; execution waits for its body.
@@ -589,6 +592,7 @@ fn a_primary_fetches_its_own_damaged_entry_from_a_backup() {
     assert_eq!(world.replies(), [(0, 1)], "and the client is answered");
 }
 
+/// R1.4.
 #[test]
 fn a_batch_that_is_no_batch_is_a_no_op_everywhere() {
     let mut world = World::new(1, 3, |_| {});

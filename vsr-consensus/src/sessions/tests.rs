@@ -280,6 +280,7 @@ fn is_found(sessions: &Sessions, clients: &[ClientId]) -> bool {
     true
 }
 
+/// R6.8: such a replica stops.
 #[test]
 fn every_flipped_bit_of_an_entry_is_found_before_anybody_is_told() {
     let (sessions, clients) = three();

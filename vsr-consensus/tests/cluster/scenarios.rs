@@ -38,6 +38,7 @@ fn executions(cluster: &Cluster, replica: usize) -> Vec<String> {
     history.iter().map(text).collect()
 }
 
+/// R0.1: what a life says that is not the present one decides nothing.
 #[test]
 fn s10_zombie_adopts_nothing_from_who_claims_to_be_it() {
     // Trace T10, as far as it goes without view changes: nobody can tell R1 who R1 is.
@@ -110,6 +111,7 @@ fn s16_op_reuse_needs_the_same_entry() {
     assert!(cluster.drops.contains(&(0, DropReason::WrongIdentity)));
 }
 
+/// R2.2 and R2.3: the next op only, and a cumulative acknowledgement only for what is held.
 #[test]
 fn s22_out_of_order_prepare_is_not_acknowledged() {
     // Trace T21: op 3 before op 2. An acknowledgement of 3 would speak for 2.
@@ -136,6 +138,7 @@ fn s22_out_of_order_prepare_is_not_acknowledged() {
     cluster.assert_equal();
 }
 
+/// R2.6.
 #[test]
 fn s23_commit_regress_executes_nothing_twice() {
     // Trace T22: a delayed prepare and a delayed heartbeat say less is committed than is known.
@@ -173,6 +176,7 @@ fn s23_commit_regress_executes_nothing_twice() {
     );
 }
 
+/// R1.5, R1.6.
 #[test]
 fn s26_register_replay_evict_is_answered_never_met_with_silence() {
     // Trace T28.
@@ -234,6 +238,7 @@ fn s27_ring_wrap_slow_backup_refuses_before_it_forgets() {
     cluster.assert_equal();
 }
 
+/// R2.4 and R2.5: a set of replicas makes a quorum, never a count of messages.
 #[test]
 fn s33_duplicate_ok_counted_once() {
     let mut cluster = at_rest(5);
@@ -249,6 +254,7 @@ fn s33_duplicate_ok_counted_once() {
     assert_eq!(cluster.commit(0), 2);
 }
 
+/// R0.4, R6.7, R7.2.
 #[test]
 fn s35_total_loss_forms_no_cluster() {
     let mut cluster = at_rest(3);
@@ -272,6 +278,7 @@ fn s35_total_loss_forms_no_cluster() {
     assert_eq!(frame.err(), Some(vsr_types::FrameError::Cluster));
 }
 
+/// R7.1.
 #[test]
 fn s36_bootstrap_race_leaves_the_restarted_one_out() {
     let mut cluster = Cluster::new(3, |_| {});
@@ -323,6 +330,7 @@ fn s36b_a_replica_that_missed_the_commit_is_told_by_its_peers() {
     assert_eq!(cluster.replicas[2].cluster(), id);
 }
 
+/// R7.1; R4.4: that a peer belongs to a cluster is known from its pings.
 #[test]
 fn s37_bootstrap_refused_while_anybody_belongs_to_a_cluster() {
     let mut cluster = at_rest(3);
@@ -338,6 +346,7 @@ fn s37_bootstrap_refused_while_anybody_belongs_to_a_cluster() {
     assert_eq!(cluster.replicas[0].cluster(), cluster.id());
 }
 
+/// R3.3.
 #[test]
 fn s38_bad_hop_is_left_out_in_time() {
     // R1 appends and acknowledges but its link to R2 loses everything.
@@ -376,6 +385,7 @@ fn s38_bad_hop_is_left_out_in_time() {
     cluster.assert_equal();
 }
 
+/// R3.2.
 #[test]
 fn s39_tail_ack_inference_does_not_happen() {
     // Trace T7b, n = 5: R2 acknowledges what came to it through R1; R1 did not keep it.
@@ -462,6 +472,7 @@ fn s49b_an_answer_to_an_older_heartbeat_proves_nothing() {
     );
 }
 
+/// R0.3.
 #[test]
 fn s56_cv_poison_is_rejected() {
     let mut cluster = at_rest(3);
@@ -503,6 +514,7 @@ fn s56_cv_poison_is_rejected() {
     );
 }
 
+/// R4.2.
 #[test]
 fn s57_digest_divergence_stops_the_minority() {
     for minority in 0..3_u8 {

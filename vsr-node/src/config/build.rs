@@ -128,6 +128,7 @@ pub(super) fn build(layers: Layers) -> Result<Config, ConfigError> {
     let settings = settings(&mut reader, replica.unwrap_or_default(), replicas);
     let client_timeout = at_least_a_tick(&mut reader, "client-timeout", settings.tick);
     let drain_timeout = reader.duration("drain-timeout");
+    let spin = reader.duration("spin");
     let resp_lanes = reader.number("resp-lanes", 1, 64) as usize;
     let clients_max = reader.number("clients-max", 1, 65_536) as usize;
     let connections_max = reader.number("connections-max", 1, 4096) as usize;
@@ -162,6 +163,7 @@ pub(super) fn build(layers: Layers) -> Result<Config, ConfigError> {
         admin,
         memory,
         consensus,
+        spin,
         client_timeout,
         drain_timeout,
         resp_lanes,

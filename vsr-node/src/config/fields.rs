@@ -205,6 +205,13 @@ pub const FIELDS: &[Field] = &[
         "How long a backup may take to acknowledge before the chain goes round it.",
     ),
     field(
+        "spin",
+        "DUR",
+        Duration,
+        Some("50us"),
+        "How long the loop looks for more before it sleeps: lower latency for a little CPU; 0us: not at all.",
+    ),
+    field(
         "client-timeout",
         "DUR",
         Duration,

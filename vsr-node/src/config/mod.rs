@@ -53,6 +53,8 @@ pub struct Config {
     pub memory: usize,
     /// The replica's own settings.
     pub consensus: vsr_consensus::Config,
+    /// How long the loop looks for more before it sleeps.
+    pub spin: Duration,
     /// How long a RESP client waits for a quorum.
     pub client_timeout: Duration,
     /// How long a shutdown waits for what is in flight.

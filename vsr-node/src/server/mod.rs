@@ -23,6 +23,7 @@ mod inbox;
 mod links;
 mod reader;
 mod signal;
+mod spin;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -75,6 +76,8 @@ pub struct ServerConfig {
     pub client_send_bytes: usize,
     /// How many bytes of answers may wait for clients inside this process.
     pub inbox_bytes: usize,
+    /// How long the loop looks for more before it sleeps; zero: not at all. See `spin`.
+    pub spin: Duration,
 }
 
 impl ServerConfig {
@@ -104,6 +107,7 @@ impl ServerConfig {
             // One reply of the largest size while reading goes on, and one more.
             client_send_bytes: 2 * limits::FRAME_SIZE_MAX,
             inbox_bytes: 4 * limits::FRAME_SIZE_MAX,
+            spin: Duration::from_micros(50),
         }
     }
 
@@ -247,6 +251,8 @@ struct Shared<S> {
     core: RefCell<Core<S>>,
     /// Calls the turn task.
     turn: Signal,
+    /// Calls the task that looks for more for a moment.
+    spin: Signal,
     turns: Cell<u64>,
     locals: RefCell<BTreeMap<ClientId, Rc<dyn LocalClient>>>,
     inspector: RefCell<Option<Rc<Inspector>>>,
@@ -390,6 +396,7 @@ impl<S: StateMachine + 'static> Server<S> {
         let shared = Rc::new(Shared {
             core: RefCell::new(core),
             turn: Signal::default(),
+            spin: Signal::default(),
             turns: Cell::new(0),
             locals: RefCell::default(),
             inspector: RefCell::default(),
@@ -401,6 +408,10 @@ impl<S: StateMachine + 'static> Server<S> {
             memory: config.memory::<S>(),
         });
         Self::spawn(&shared, listener, me, boot.seed);
+        if !config.spin.is_zero() {
+            let spinning = spawn_local(spin::run(Rc::clone(&shared), config.spin));
+            shared.tasks.borrow_mut().push(spinning.abort_handle());
+        }
         Ok(Self { shared })
     }
 

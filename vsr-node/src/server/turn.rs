@@ -62,6 +62,7 @@ fn is_called<S: StateMachine>(shared: &Shared<S>, cx: &mut Context<'_>) -> bool 
 
 fn turn<S: StateMachine>(shared: &Shared<S>) {
     shared.turns.set(shared.turns.get() + 1);
+    shared.spin.raise();
     for _ in 0..ROUNDS {
         deliver(shared);
         let mut core = shared.core.borrow_mut();
