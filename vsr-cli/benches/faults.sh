@@ -46,13 +46,13 @@ stop_servers() {
     ((${#pids[@]})) || return 0
     kill -CONT "${pids[@]}" 2>/dev/null || true
     kill -KILL "${pids[@]}" 2>/dev/null || true
-    wait "${pids[@]}" 2>/dev/null || true
     pids=()
 }
 trap 'stop_servers; rm -rf "$scratch"' EXIT
 trap 'exit 130' INT TERM
 
-next_port=$((20000 + RANDOM % 20000))
+# Below the ports that the kernel hands out by itself.
+next_port=$((20000 + RANDOM % 10000))
 free_port() {
     for _ in $(seq 1000); do
         next_port=$((next_port + 1))
@@ -88,9 +88,12 @@ start_cluster() {
     for index in 0 1 2; do
         local port_flags=(--no-resp)
         ((index)) || port_flags=(--resp "$resp")
-        "$bin/vsr-node" start --cluster faults --replica "$index" --peers "$peers" \
-            "${port_flags[@]}" --no-admin --log-level warn >"$scratch/vsr-$index.log" 2>&1 &
-        pids+=($!)
+        # From a subshell, so that this one does not report that its job was killed.
+        pids+=("$(
+            "$bin/vsr-node" start --cluster faults --replica "$index" --peers "$peers" \
+                "${port_flags[@]}" --no-admin --log-level warn >"$scratch/vsr-$index.log" 2>&1 &
+            echo $!
+        )")
     done
     export VSR_ENDPOINTS=$peers
     until_success "$bin/vsr-cli" init

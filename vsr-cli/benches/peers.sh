@@ -65,7 +65,8 @@ trap 'stop_servers; rm -rf "$scratch"' EXIT
 trap 'exit 130' INT TERM
 
 # Sets `port` to one that nobody listens on; never the same one twice.
-next_port=$((20000 + RANDOM % 20000))
+# Below the ports that the kernel hands out by itself.
+next_port=$((20000 + RANDOM % 10000))
 free_port() {
     for _ in $(seq 1000); do
         next_port=$((next_port + 1))

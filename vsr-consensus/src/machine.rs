@@ -54,7 +54,8 @@ pub enum ImageError {
 /// the state alone, equal on every replica at the same op, so that chunks can be compared, repaired
 /// and transferred one by one.
 pub trait StateMachine {
-    /// Before ordering, at the primary: malformed operations never enter the log.
+    /// Before ordering, at the primary: malformed operations never enter the log. The answer
+    /// must depend on the bytes alone, not on the state: a copy of the request may come later.
     ///
     /// # Errors
     /// A [`Refusal`] when the operation can never be executed.

@@ -390,8 +390,10 @@ impl fmt::Display for Refusal {
             ),
             RefuseReason::Configuration => write!(
                 f,
-                "another peers list (digest {received:016x} instead of {expected:016x}); --peers \
-                 must be the same list in the same order everywhere"
+                "another peers list or other settings (digest {received:016x} instead of \
+                 {expected:016x}); --peers must be the same list in the same order everywhere, and \
+                 --memory, --sessions, --reply-size, --batch-max, --op-max and --digest-period the \
+                 same numbers"
             ),
             RefuseReason::WrongReplica => write!(
                 f,

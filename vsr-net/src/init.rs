@@ -56,6 +56,10 @@ impl fmt::Display for InitRefusal {
             Self::Outcome(InitOutcome::PeerOperational, _) => f.write_str(
                 "it sees a replica that belongs to a cluster; it will recover from there by itself",
             ),
+            Self::Outcome(InitOutcome::OtherProposal, _) => f.write_str(
+                "it agreed to another init a moment ago; if that one did not succeed, try again in \
+                 some seconds",
+            ),
             Self::Outcome(InitOutcome::UnknownProposal, _) => f.write_str(
                 "it restarted while the cluster was being formed, or another init is going on; try \
                  again",

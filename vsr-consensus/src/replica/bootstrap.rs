@@ -6,11 +6,13 @@
 //! the nonce it drew when its process started; when *all* have answered, the tool sends all nonces to
 //! all. A replica that restarted in between has another nonce and does not take part (R7.1).
 
+use core::time::Duration;
+
 use vsr_types::body::{self, BootNonces};
 use vsr_types::message::{InitAck, InitCommit, InitOutcome, InitPropose, InitResult, PeerStatus};
 use vsr_types::{
-    ClusterId, CrashVector, Frame, Identity, Incarnation, Nonce, ReplicaIndex, Timestamp, View,
-    checksum,
+    ClusterId, CrashVector, Frame, Identity, Incarnation, Instant, Nonce, ReplicaIndex, Timestamp,
+    View, checksum,
 };
 
 use super::admit::Handled;
@@ -22,7 +24,13 @@ use crate::{DropReason, Outbox, Sent, StateMachine};
 pub(super) struct Proposal {
     cluster: ClusterId,
     token: Nonce,
+    /// When it was agreed to.
+    since: Instant,
 }
+
+/// How long an agreement keeps others out: longer than an operator's tool takes from the first answer
+/// to its word to all. Without it two operators at once could each win a part of the replicas.
+const AGREED_FOR: Duration = Duration::from_secs(5);
 
 impl<S: StateMachine> Replica<S> {
     pub(super) fn on_init_propose(&mut self, frame: &Frame<'_>, out: &mut impl Outbox) -> Handled {
@@ -38,10 +46,18 @@ impl<S: StateMachine> Replica<S> {
             self.answer_init(out, propose.token, InitOutcome::PeerOperational);
             return Err(DropReason::WrongStatus);
         }
-        // The newest proposal counts: an operator whose first attempt failed tries again.
+        let since = self.now.monotonic;
+        if let Status::Blank(Some(agreed)) = self.status
+            && agreed.token != propose.token
+            && since.since(agreed.since) < AGREED_FOR
+        {
+            self.answer_init(out, propose.token, InitOutcome::OtherProposal);
+            return Err(DropReason::WrongStatus);
+        }
         self.status = Status::Blank(Some(Proposal {
             cluster: propose.cluster,
             token: propose.token,
+            since,
         }));
         let ack = InitAck {
             token: propose.token,
@@ -74,15 +90,16 @@ impl<S: StateMachine> Replica<S> {
             self.answer_init(out, commit.token, outcome);
             return Err(DropReason::Duplicate);
         };
-        let agreed = Proposal {
-            cluster: commit.cluster,
-            token: commit.token,
-        };
         let mine = nonces.nonces[self.me().as_usize()];
-        if proposal != Some(agreed) || mine != self.boot.nonce {
+        let agreed = proposal.filter(|agreed| {
+            agreed.cluster == commit.cluster
+                && agreed.token == commit.token
+                && mine == self.boot.nonce
+        });
+        let Some(agreed) = agreed else {
             self.answer_init(out, commit.token, InitOutcome::UnknownProposal);
             return Err(DropReason::WrongStatus);
-        }
+        };
         self.form(agreed, nonces);
         self.answer_init(out, commit.token, InitOutcome::Applied);
         Ok(())

@@ -91,6 +91,10 @@ pub struct Replica<S> {
     head: Identity,
     /// The timestamp of that op.
     head_timestamp: Timestamp,
+    /// When this primary prepared it.
+    prepared_at: Instant,
+    /// The bytes of the bodies that this primary has prepared and not executed.
+    unexecuted_bytes: usize,
     /// The last op known to be committed. May lie beyond the journal's head at a backup (I3).
     commit: Op,
     /// The last op executed: `applied <= commit`, `applied <= journal.head()`.
@@ -144,6 +148,8 @@ impl<S: StateMachine> Replica<S> {
             journal: Journal::new(config.journal_slots, config.journal_bytes),
             head: Identity::default(),
             head_timestamp: Timestamp::default(),
+            prepared_at: Instant::ZERO,
+            unexecuted_bytes: 0,
             commit: Op::ZERO,
             applied: Op::ZERO,
             applied_identity: Identity::default(),

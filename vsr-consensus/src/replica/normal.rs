@@ -25,6 +25,9 @@ use crate::{Context, DropReason, HaltReason, Outbox, Sent, StateMachine};
 /// How many bytes of batches one deadline executes: keeps the loop responsive while a backlog is
 /// worked off, and costs nothing when there is none.
 const EXECUTE_BYTES_MAX: usize = 512 << 10;
+/// How many bytes of bodies may be in flight, unless it is a single batch: half of what a link's send
+/// queue holds, so that a pipeline of the largest batches never pushes its own beginning out of it.
+const IN_FLIGHT_BYTES_MAX: usize = 4 << 20;
 
 impl<S: StateMachine> Replica<S> {
     /// Whether the open batch could be cut now.
@@ -33,11 +36,33 @@ impl<S: StateMachine> Replica<S> {
             && self.is_primary()
             // R2.1.
             && self.op().distance_from(self.applied) < self.config.pipeline as u64
+            && (self.unexecuted_bytes == 0
+                || self.unexecuted_bytes + body_size <= IN_FLIGHT_BYTES_MAX)
             && self.op().raw() < self.config.op_max
             // R8.1: nothing that is not executed here is overwritten.
             && self.journal.room(body_size, self.applied.next())
             // R8.1: nor, for a bounded time, what a backup in the chain has yet to execute.
             && !self.links.must_wait(self.op(), self.config.journal_slots as u64)
+    }
+
+    /// The time that a batch prepared now would have: the wall clock's, but never slower than half
+    /// and never faster than twice the time that has really passed since the last one. A clock that
+    /// jumps a year ahead for a second must not expire every key, nor one that jumps back keep all of
+    /// them; both are caught up with in time.
+    pub(super) fn replicated_now(&self) -> Timestamp {
+        if self.op() == Op::ZERO {
+            return self.now.wall;
+        }
+        let passed = self.now.monotonic.since(self.prepared_at).as_nanos();
+        let passed = u64::try_from(passed)
+            .unwrap_or(u64::MAX / 4)
+            .min(u64::MAX / 4);
+        let from = self.head_timestamp.as_nanos();
+        let (slowest, fastest) = (
+            from.saturating_add(passed / 2),
+            from.saturating_add(passed * 2),
+        );
+        Timestamp::from_nanos(self.now.wall.as_nanos().clamp(slowest, fastest))
     }
 
     /// Ends the open batch and prepares it, if the pipeline has room.
@@ -54,7 +79,8 @@ impl<S: StateMachine> Replica<S> {
             "only a primary prepares"
         );
         let op = self.op().next();
-        let timestamp = self.now.wall.max(self.head_timestamp.next());
+        let timestamp = self.replicated_now().max(self.head_timestamp.next());
+        self.prepared_at = self.now.monotonic;
         let letterhead = self.letterhead();
         let (body, count) = self.batch.finish();
         let prepare = Prepare {
@@ -70,6 +96,7 @@ impl<S: StateMachine> Replica<S> {
             "the pipeline is bounded"
         );
         self.journal.append(&header, body, self.applied.next());
+        self.unexecuted_bytes += body.len();
         self.counters.count(Event::Prepared);
         self.counters.add(Event::PreparedRequests, u64::from(count));
         self.counters.add(Event::PreparedBytes, body.len() as u64);
@@ -111,6 +138,10 @@ impl<S: StateMachine> Replica<S> {
             return Err(DropReason::Malformed);
         }
         self.make_room(frame.body().len(), out);
+        if !self.is_normal() {
+            // What was executed just now has another digest than a quorum's (R4.2).
+            return Err(DropReason::WrongStatus);
+        }
         if !self.journal.room(frame.body().len(), self.applied.next()) {
             // R8.1, trace T24. Others may have room: pass it on all the same (M5).
             self.forward(header, frame.body(), prepare.op, route, out);
@@ -380,6 +411,9 @@ impl<S: StateMachine> Replica<S> {
         self.applied = op;
         self.applied_identity = header.identity();
         self.applied_timestamp = prepare.timestamp;
+        if self.is_primary() {
+            self.unexecuted_bytes -= header.body_size();
+        }
         self.counters.count(Event::Executed);
         self.take_digest(prepare.timestamp);
         header.body_size()

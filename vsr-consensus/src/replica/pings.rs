@@ -63,9 +63,14 @@ impl<S: StateMachine> Replica<S> {
     fn note_peer(&mut self, frame: &Frame<'_>, status: PeerStatus, progress: (Op, Op, Op)) {
         let header = frame.header();
         let peer = header.replica();
-        self.links
-            .told(peer, status, header.view(), progress, self.now.monotonic);
-        if header.cluster() == self.cluster {
+        // What another cluster's replica holds means nothing here; that it belongs to one does.
+        let is_ours = header.cluster() == self.cluster;
+        let nothing = (Op::ZERO, Op::ZERO, Op::ZERO);
+        let progress = if is_ours { progress } else { nothing };
+        let view = if is_ours { header.view() } else { self.view };
+        let now = self.now.monotonic;
+        self.links.told(peer, status, view, progress, now);
+        if is_ours {
             self.hear_digest(frame);
         }
     }

@@ -162,8 +162,7 @@ impl<S: StateMachine> Replica<S> {
     /// Whether the replicated time lags behind the clock by more than its granularity.
     fn is_clock_late(&self) -> bool {
         let lag = self
-            .now
-            .wall
+            .replicated_now()
             .as_nanos()
             .saturating_sub(self.head_timestamp.as_nanos());
         u128::from(lag) > CLOCK_GRANULARITY.as_nanos()

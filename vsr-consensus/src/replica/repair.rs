@@ -100,11 +100,20 @@ impl<S: StateMachine> Replica<S> {
         if self.now.monotonic < due {
             return;
         }
-        if let Some(asked) = self.repair.asked.take()
-            && asked.head == self.op()
-        {
-            // Silence: somebody else may know.
-            self.repair.attempts = self.repair.attempts.wrapping_add(1);
+        let until = self
+            .repair
+            .progress_at
+            .after(self.config.tick * PATIENCE_TICKS);
+        if let Some(asked) = &mut self.repair.asked {
+            if asked.head < self.journal.head() && until > self.now.monotonic {
+                // The answer is still coming in: asking again would only send the same once more.
+                asked.until = until;
+                return;
+            }
+            if asked.head == self.journal.head() {
+                // Silence: somebody else may know.
+                self.repair.attempts = self.repair.attempts.wrapping_add(1);
+            }
         }
         self.ask(out);
     }

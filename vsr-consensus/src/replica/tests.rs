@@ -133,6 +133,13 @@ fn nonce_of(replica: ReplicaIndex) -> Nonce {
 impl World {
     /// Replica `index` of a formed cluster of `n`.
     fn new(index: u8, n: u8, tune: impl Fn(&mut Settings)) -> Self {
+        let mut world = Self::blank(index, n, tune);
+        world.form(n);
+        world
+    }
+
+    /// Replica `index` of a list of `n`, before there is a cluster.
+    fn blank(index: u8, n: u8, tune: impl Fn(&mut Settings)) -> Self {
         let mut settings = Settings::new(ReplicaIndex::new(index), n);
         settings.journal_slots = 128;
         settings.journal_bytes = 1 << 20;
@@ -145,16 +152,14 @@ impl World {
             nonce: nonce_of(ReplicaIndex::new(index)),
             seed: 1,
         };
-        let mut world = Self {
+        Self {
             replica: Replica::new(&config, boot, Counting::default()),
             out: Sink::default(),
             now: Now {
                 monotonic: Instant::from_nanos(1),
                 wall: Timestamp::from_nanos(1_000_000),
             },
-        };
-        world.form(n);
-        world
+        }
     }
 
     fn form(&mut self, n: u8) {
@@ -612,4 +617,100 @@ fn a_batch_that_is_no_batch_is_a_no_op_everywhere() {
 
 fn count(counters: &Counters, event: Event) -> u64 {
     counters.of(event)
+}
+
+/// R7.1: without this two operators at once could each win a part of the replicas.
+#[test]
+fn who_agreed_to_one_proposal_refuses_another_for_some_seconds() {
+    let mut world = World::blank(0, 3, |_| {});
+    let propose = |token: u128| {
+        let mut header = Header::new(InitPropose {
+            cluster: ClusterId::new(token),
+            token: Nonce::new(token),
+            reserved: 0,
+        });
+        header.seal(&[]);
+        bytes_of(&header, &[])
+    };
+    assert_eq!(world.hand_over(&propose(1)), None, "the first");
+    assert_eq!(world.hand_over(&propose(1)), None, "the same once more");
+    assert_eq!(
+        world.hand_over(&propose(2)),
+        Some(DropReason::WrongStatus),
+        "another"
+    );
+    world.pass(4_900);
+    assert_eq!(world.hand_over(&propose(2)), Some(DropReason::WrongStatus));
+    world.pass(5_000);
+    assert_eq!(
+        world.hand_over(&propose(2)),
+        None,
+        "the first came to nothing"
+    );
+}
+
+#[test]
+fn replicated_time_follows_a_clock_that_jumps_only_as_fast_as_time_can_pass() {
+    const YEAR: u64 = 365 * 24 * 3600 * 1_000_000_000;
+    let mut world = World::new(0, 1, |_| {});
+    let mut step = |wall: u64, passed: u64| {
+        world.now.monotonic = Instant::from_nanos(world.now.monotonic.as_nanos() + passed);
+        world.now.wall = Timestamp::from_nanos(wall);
+        let before = world.replica.head_timestamp.as_nanos();
+        world.replica.now = world.now;
+        world.replica.prepare_batch(&mut world.out);
+        world.settle();
+        (before, world.replica.head_timestamp.as_nanos())
+    };
+    let start = 50 * YEAR;
+    step(start, 1000);
+    let (before, after) = step(start + 10_000, 10_000);
+    assert_eq!(
+        after - before,
+        10_000,
+        "a clock that goes right is followed"
+    );
+    let (before, after) = step(start + YEAR, 10_000);
+    assert_eq!(
+        after - before,
+        20_000,
+        "a year ahead: twice the time that passed"
+    );
+    let (before, after) = step(start, 10_000);
+    assert_eq!(
+        after - before,
+        5_000,
+        "back again, behind: half of it, so it never stands still"
+    );
+    let (before, after) = step(0, 0);
+    assert_eq!(
+        after - before,
+        1,
+        "no time at all: still later than the batch before"
+    );
+}
+
+#[test]
+fn a_pipeline_of_large_batches_is_bounded_by_its_bytes() {
+    let mut world = World::new(0, 3, |_| {});
+    assert!(world.replica.can_cut(8192));
+    world.replica.unexecuted_bytes = (4 << 20) - 8192;
+    assert!(world.replica.can_cut(8192), "up to the bound");
+    assert!(!world.replica.can_cut(8193), "and not beyond");
+    world.replica.unexecuted_bytes = 0;
+    assert!(world.replica.can_cut(8193), "a single batch always goes");
+    let register = world.request(0, b"");
+    assert_eq!(world.hand_over(&register), None);
+    world.settle();
+    let in_flight = world.replica.unexecuted_bytes;
+    assert!(in_flight > 0, "what is prepared counts");
+    let prepare = PrepareOk {
+        op: Op::new(1),
+        prepare: world.replica.head,
+        applied: Op::ZERO,
+        sequence: 0,
+    };
+    assert_eq!(world.say(1, 0, prepare, &[]), None);
+    world.settle();
+    assert_eq!(world.replica.unexecuted_bytes, 0, "until it is executed");
 }

@@ -388,7 +388,7 @@ impl<S: StateMachine + 'static> Server<S> {
             clock: Clock::new(),
             ingress,
             cluster_name: cluster_name_digest(&config.cluster_name),
-            configuration: configuration_digest(&config.peers),
+            configuration: shared_settings(&config, &machine),
             member: boot.member,
             operation_size_max: config.consensus.batch_size_max - overhead,
             replica: Replica::new(&config.consensus, boot, machine),
@@ -537,4 +537,30 @@ impl<S: StateMachine + 'static> Server<S> {
     pub fn stop(&self) {
         self.shared.stop(StopReason::Asked);
     }
+}
+
+/// A digest of everything that must be equal on all replicas: the peers list, and the settings that
+/// decide what the replicated state is. Replicas that evict other sessions, take other batches, or
+/// have another machine to begin with, would differ sooner or later; so they do not even connect.
+fn shared_settings<S: StateMachine>(config: &ServerConfig, machine: &S) -> u64 {
+    let consensus = &config.consensus;
+    let start = machine.digest().raw();
+    let settings = [
+        consensus.sessions as u64,
+        consensus.reply_bytes as u64,
+        consensus.batch_size_max as u64,
+        consensus.op_max,
+        consensus.digest_period.as_nanos() as u64,
+        (start >> 64) as u64,
+        start as u64,
+    ];
+    // FNV-1a by words (Fowler, Noll, Vo): a guard against mistakes, not against malice.
+    let add = |digest: u64, setting: &u64| {
+        (digest ^ setting)
+            .wrapping_mul(0x0000_0100_0000_01B3)
+            .rotate_left(29)
+    };
+    settings
+        .iter()
+        .fold(configuration_digest(&config.peers), add)
 }

@@ -565,3 +565,27 @@ async fn stopping_tells_clients_and_frees_the_port() {
     })
     .await;
 }
+
+#[test]
+fn replicas_with_other_shared_settings_do_not_even_connect() {
+    let endpoints = ["a:1".to_owned(), "b:1".to_owned(), "c:1".to_owned()];
+    let digest = |tune: &dyn Fn(&mut Settings), replica: u8, sum: u64| {
+        let mut config = config(replica, &endpoints);
+        let mut settings = Settings::clone(&config.consensus);
+        tune(&mut settings);
+        config.consensus = settings.validate().expect("valid");
+        shared_settings(&config, &Adder { sum })
+    };
+    let ours = digest(&|_| {}, 0, 0);
+    assert_eq!(digest(&|_| {}, 1, 0), ours, "the same on another replica");
+    assert_eq!(
+        digest(&|s| s.pipeline = 8, 1, 0),
+        ours,
+        "what each may choose"
+    );
+    assert_ne!(digest(&|s| s.sessions = 65, 1, 0), ours);
+    assert_ne!(digest(&|s| s.reply_bytes *= 2, 1, 0), ours);
+    assert_ne!(digest(&|s| s.batch_size_max /= 2, 1, 0), ours);
+    assert_ne!(digest(&|s| s.op_max = 1000, 1, 0), ours);
+    assert_ne!(digest(&|_| {}, 1, 7), ours, "another machine to begin with");
+}

@@ -68,6 +68,8 @@ pub enum InitOutcome {
     PeerOperational = 3,
     /// The replica restarted between its ack and the commit, or never saw the proposal.
     UnknownProposal = 4,
+    /// The replica agreed to another proposal a moment ago.
+    OtherProposal = 5,
 }
 
 impl InitOutcome {
@@ -79,6 +81,7 @@ impl InitOutcome {
             2 => Some(Self::NotBlank),
             3 => Some(Self::PeerOperational),
             4 => Some(Self::UnknownProposal),
+            5 => Some(Self::OtherProposal),
             _ => None,
         }
     }
