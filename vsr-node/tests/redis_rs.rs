@@ -19,7 +19,7 @@ fn with_cluster(suite: impl FnOnce(Vec<String>) + Send + 'static) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .unwrap();
+        .expect("answers");
     let test = async {
         let program: PathBuf = env!("CARGO_BIN_EXE_vsr-node").into();
         let members = local::free_members(3).expect("free ports");
@@ -68,7 +68,7 @@ fn the_suite_passes_on_every_replica_in_both_dialects() {
                 errors(&mut connection);
                 transactions(&mut connection, &mut connect(&addresses[0], protocol));
                 expiry(&mut connection);
-                let keys: u64 = cmd("DBSIZE").query(&mut connection).unwrap();
+                let keys: u64 = cmd("DBSIZE").query(&mut connection).expect("answers");
                 assert_eq!(keys, 0, "the suite leaves nothing behind at {address}");
             }
         }
@@ -76,26 +76,39 @@ fn the_suite_passes_on_every_replica_in_both_dialects() {
 }
 
 fn strings(connection: &mut Connection) {
-    let _: () = connection.set("a", 1).unwrap();
-    assert_eq!(connection.get::<_, Option<i64>>("a").unwrap(), Some(1));
-    assert_eq!(connection.get::<_, Option<i64>>("none").unwrap(), None);
-    assert!(!connection.set_nx::<_, _, bool>("a", 5).unwrap());
-    assert_eq!(connection.incr::<_, _, i64>("a", 1).unwrap(), 2);
-    assert_eq!(connection.incr::<_, _, i64>("a", 10).unwrap(), 12);
-    let _: () = connection.mset(&[("a", "x"), ("b", "\0\r\n")]).unwrap();
-    let values: Vec<Option<String>> = connection.mget(&["a", "b", "none"]).unwrap();
+    let _: () = connection.set("a", 1).expect("answers");
+    assert_eq!(
+        connection.get::<_, Option<i64>>("a").expect("answers"),
+        Some(1)
+    );
+    assert_eq!(
+        connection.get::<_, Option<i64>>("none").expect("answers"),
+        None
+    );
+    assert!(!connection.set_nx::<_, _, bool>("a", 5).expect("answers"));
+    assert_eq!(connection.incr::<_, _, i64>("a", 1).expect("answers"), 2);
+    assert_eq!(connection.incr::<_, _, i64>("a", 10).expect("answers"), 12);
+    let _: () = connection
+        .mset(&[("a", "x"), ("b", "\0\r\n")])
+        .expect("answers");
+    let values: Vec<Option<String>> = connection.mget(&["a", "b", "none"]).expect("answers");
     assert_eq!(
         values,
         [Some("x".to_owned()), Some("\0\r\n".to_owned()), None]
     );
     let large = "v".repeat(300_000);
-    let _: () = connection.set("a", &large).unwrap();
-    assert!(connection.get::<_, String>("a").unwrap() == large);
-    assert_eq!(connection.del::<_, u64>(&["a", "b", "none"]).unwrap(), 2);
+    let _: () = connection.set("a", &large).expect("answers");
+    assert!(connection.get::<_, String>("a").expect("answers") == large);
+    assert_eq!(
+        connection
+            .del::<_, u64>(&["a", "b", "none"])
+            .expect("answers"),
+        2
+    );
 }
 
 fn errors(connection: &mut Connection) {
-    let _: () = connection.set("text", "text").unwrap();
+    let _: () = connection.set("text", "text").expect("answers");
     let error = connection
         .incr::<_, _, i64>("text", 1)
         .expect_err("text is no number");
@@ -115,7 +128,7 @@ fn errors(connection: &mut Connection) {
         "{error}"
     );
     assert_eq!(
-        connection.del::<_, u64>("text").unwrap(),
+        connection.del::<_, u64>("text").expect("answers"),
         1,
         "the connection goes on"
     );
@@ -128,13 +141,13 @@ fn transactions(connection: &mut Connection, other: &mut Connection) {
         .incr("n", 1)
         .get("n")
         .query(connection)
-        .unwrap();
+        .expect("answers");
     assert_eq!(done, ("OK".to_owned(), 2, 2));
     let mut many = pipe();
     for _ in 0..300 {
         many.incr("n", 1);
     }
-    let counts: Vec<i64> = many.query(connection).unwrap();
+    let counts: Vec<i64> = many.query(connection).expect("answers");
     assert_eq!(counts, (3..303).collect::<Vec<i64>>());
 
     // Disturbed once from outside, so the transaction runs twice.
@@ -147,18 +160,21 @@ fn transactions(connection: &mut Connection, other: &mut Connection) {
         }
         pipe.set("n", value + 1).ignore().get("n").query(connection)
     })
-    .unwrap();
+    .expect("answers");
     assert_eq!((attempts, after), (2, 1001));
-    assert_eq!(connection.del::<_, u64>("n").unwrap(), 1);
+    assert_eq!(connection.del::<_, u64>("n").expect("answers"), 1);
 }
 
 fn expiry(connection: &mut Connection) {
-    let _: () = connection.set_ex("t", "v", 100).unwrap();
-    assert!((98..=100).contains(&connection.ttl::<_, i64>("t").unwrap()));
-    assert!(connection.persist::<_, bool>("t").unwrap());
-    assert_eq!(connection.ttl::<_, i64>("t").unwrap(), -1);
-    assert!(connection.expire::<_, bool>("t", 50).unwrap());
-    assert!((48_000..=50_000).contains(&connection.pttl::<_, i64>("t").unwrap()));
-    assert!(connection.pexpire::<_, bool>("t", -1).unwrap());
-    assert_eq!(connection.get::<_, Option<String>>("t").unwrap(), None);
+    let _: () = connection.set_ex("t", "v", 100).expect("answers");
+    assert!((98..=100).contains(&connection.ttl::<_, i64>("t").expect("answers")));
+    assert!(connection.persist::<_, bool>("t").expect("answers"));
+    assert_eq!(connection.ttl::<_, i64>("t").expect("answers"), -1);
+    assert!(connection.expire::<_, bool>("t", 50).expect("answers"));
+    assert!((48_000..=50_000).contains(&connection.pttl::<_, i64>("t").expect("answers")));
+    assert!(connection.pexpire::<_, bool>("t", -1).expect("answers"));
+    assert_eq!(
+        connection.get::<_, Option<String>>("t").expect("answers"),
+        None
+    );
 }

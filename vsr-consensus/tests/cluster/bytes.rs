@@ -12,7 +12,7 @@ use std::time::Duration;
 use vsr_types::message::PeerStatus;
 use vsr_types::{Command, HEADER_SIZE, Header, ReplicaIndex};
 
-use crate::support::{Cluster, Ledger, Node, Random};
+use crate::support::{Cluster, Ledger, Node, Random, chosen_seeds};
 
 /// Where the fields that depend on the command lie, and the bytes behind them.
 const FIELDS: std::ops::Range<usize> = 80..120;
@@ -257,16 +257,7 @@ fn storm(seed: u64) {
 
 #[test]
 fn no_sealed_nonsense_makes_a_replica_panic() {
-    let only: Option<u64> = std::env::var("VSR_SEED")
-        .ok()
-        .and_then(|text| text.parse().ok());
-    let count = std::env::var("VSR_SEEDS")
-        .ok()
-        .and_then(|text| text.parse().ok());
-    for seed in 0..count.unwrap_or(60) {
-        if only.is_some_and(|only| only != seed) {
-            continue;
-        }
+    for seed in chosen_seeds().unwrap_or(0..60) {
         if let Err(panic) = std::panic::catch_unwind(|| storm(seed)) {
             eprintln!("VSR_SEED={seed} plays it again");
             std::panic::resume_unwind(panic);

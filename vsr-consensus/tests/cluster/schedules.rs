@@ -10,7 +10,7 @@ use std::time::Duration;
 use vsr_consensus::Settings;
 use vsr_types::message::RejectReason;
 
-use crate::support::{Answer, Client, Cluster, Node, Random};
+use crate::support::{Answer, Client, Cluster, Node, Random, chosen_seeds};
 
 /// How long a client waits before it asks again, in steps.
 const RETRY_STEPS: u64 = 40;
@@ -358,20 +358,10 @@ fn stuck(run: &mut Run) -> String {
 
 /// Plays `seeds` seeds; a failure names its own.
 fn play_all(n: u8, seeds: std::ops::Range<u64>, tune: fn(&mut Settings)) {
-    // One seed alone: `VSR_SEED=17 cargo test -p vsr-consensus --test cluster NAME`.
-    let only: Option<u64> = std::env::var("VSR_SEED")
-        .ok()
-        .and_then(|text| text.parse().ok());
-    // A longer hunt: `VSR_SEEDS=1000`.
-    let count: Option<u64> = std::env::var("VSR_SEEDS")
-        .ok()
-        .and_then(|text| text.parse().ok());
-    let seeds = seeds.start..count.map_or(seeds.end, |count| seeds.start + count);
+    let chosen = chosen_seeds();
+    let seeds = chosen.clone().unwrap_or(seeds);
     let mut requests = 0;
     for seed in seeds {
-        if only.is_some_and(|only| only != seed) {
-            continue;
-        }
         let result = std::panic::catch_unwind(|| play(n, seed, 2000, tune));
         requests += result.unwrap_or_else(|panic| {
             eprintln!("n = {n}, seed {seed}: VSR_SEED={seed} plays it again");
@@ -379,7 +369,7 @@ fn play_all(n: u8, seeds: std::ops::Range<u64>, tune: fn(&mut Settings)) {
         });
     }
     assert!(
-        only.is_some() || count.is_some() || requests > 1000,
+        chosen.is_some() || requests > 1000,
         "the schedules do some work: {requests} requests"
     );
 }

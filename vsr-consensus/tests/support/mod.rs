@@ -27,5 +27,5 @@ pub use cluster::{Cluster, TICK};
 pub use forge::{forge, forge_fields, header_of};
 pub use ledger::{Executed, Ledger};
 pub use network::{Link, Network, Node, Packet};
-pub use random::Random;
+pub use random::{Random, chosen_seeds};
 pub use show::{describe, short};

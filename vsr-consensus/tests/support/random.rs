@@ -33,3 +33,14 @@ impl Random {
         &choices[self.below(choices.len() as u64) as usize]
     }
 }
+
+/// The seeds that the environment asks for: `VSR_SEED=17` that one alone, to play it again;
+/// `VSR_SEED_BASE=1000 VSR_SEEDS=200` that many from there. None: the test's own.
+pub fn chosen_seeds() -> Option<std::ops::Range<u64>> {
+    let number = |name| -> Option<u64> { std::env::var(name).ok()?.parse().ok() };
+    if let Some(seed) = number("VSR_SEED") {
+        return Some(seed..seed + 1);
+    }
+    let base = number("VSR_SEED_BASE").unwrap_or(0);
+    number("VSR_SEEDS").map(|count| base..base + count)
+}

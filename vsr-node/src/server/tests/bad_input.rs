@@ -192,7 +192,8 @@ fn hello_fields(bytes: &[u8]) -> Hello {
 async fn settings_that_make_no_sense_are_named() {
     local(async {
         let endpoints = vec!["127.0.0.1:0".to_owned(); 3];
-        let cases: [(&str, fn(&mut ServerConfig)); 6] = [
+        type Break = fn(&mut ServerConfig);
+        let cases: [(&str, Break); 6] = [
             ("peers", |config| config.peers.truncate(2)),
             ("cluster", |config| config.cluster_name.clear()),
             ("connections", |config| config.connections_max = 0),
