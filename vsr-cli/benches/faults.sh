@@ -36,69 +36,8 @@ while (($#)); do
 done
 [[ $seconds =~ ^[1-9][0-9]?$ ]] || { echo "--seconds is 1 to 99" >&2; exit 2; }
 [[ $backup =~ ^[12]$ ]] || { echo "--backup is 1 or 2" >&2; exit 2; }
-for program in vsr-node vsr-cli; do
-    [[ -x $bin/$program ]] || { echo "no $bin/$program: cargo build --release, or --bin DIR" >&2; exit 2; }
-done
-
-scratch=$(mktemp -d)
-pids=()
-stop_servers() {
-    ((${#pids[@]})) || return 0
-    kill -CONT "${pids[@]}" 2>/dev/null || true
-    kill -KILL "${pids[@]}" 2>/dev/null || true
-    pids=()
-}
-trap 'stop_servers; rm -rf "$scratch"' EXIT
-trap 'exit 130' INT TERM
-
-# Below the ports that the kernel hands out by itself.
-next_port=$((20000 + RANDOM % 10000))
-free_port() {
-    for _ in $(seq 1000); do
-        next_port=$((next_port + 1))
-        if ! (exec 3<>"/dev/tcp/127.0.0.1/$next_port") 2>/dev/null; then
-            port=$next_port
-            return
-        fi
-    done
-    echo "no free port was found" >&2
-    exit 1
-}
-
-until_success() {
-    for _ in $(seq 150); do
-        "$@" >/dev/null 2>&1 && return
-        sleep 0.1
-    done
-    echo "gave up waiting for: $*" >&2
-    "$@" >&2 || true
-    tail -n 5 "$scratch"/*.log >&2 || true
-    exit 1
-}
-
-start_cluster() {
-    local index natives=()
-    for index in 0 1 2; do
-        free_port
-        natives+=("127.0.0.1:$port")
-    done
-    free_port
-    resp=127.0.0.1:$port
-    peers=$(IFS=,; echo "${natives[*]}")
-    for index in 0 1 2; do
-        local port_flags=(--no-resp)
-        ((index)) || port_flags=(--resp "$resp")
-        # From a subshell, so that this one does not report that its job was killed.
-        pids+=("$(
-            "$bin/vsr-node" start --cluster faults --replica "$index" --peers "$peers" \
-                "${port_flags[@]}" --no-admin --log-level warn >"$scratch/vsr-$index.log" 2>&1 &
-            echo $!
-        )")
-    done
-    export VSR_ENDPOINTS=$peers
-    until_success "$bin/vsr-cli" init
-    until_success "$bin/vsr-cli" health --all
-}
+# shellcheck source=servers.sh
+source "$here/servers.sh"
 
 # Reads the timeline: the phase before, the time until 80 % are back, the phase after that.
 analyse() { # name, file, fault at ms, phase ends at ms
@@ -132,7 +71,7 @@ analyse() { # name, file, fault at ms, phase ends at ms
 }
 
 load() { # file, duration in seconds
-    "$bin/vsr-cli" bench --resp "$resp" --clients "$clients" --pipeline "$pipeline" --size 128 \
+    "$bin/vsr-cli" bench --resp "${resps[0]}" --clients "$clients" --pipeline "$pipeline" --size 128 \
         --warmup 0s --duration "$2s" --timeline "$1" -o json >"$scratch/bench.json" 2>"$scratch/bench.err" &
     load_pid=$!
 }
@@ -147,7 +86,7 @@ report_errors() {
 printf '%s clients, %s deep, 128-byte SETs through the primary; the fault hits R%s\n' "$clients" "$pipeline" "$backup"
 printf '  %-26s %12s %12s %8s %12s %13s\n' fault before after ratio "below 80 %" "no answer for"
 
-start_cluster
+start_cluster faults
 load "$scratch/kill.csv" $((2 * seconds))
 sleep "$seconds"
 kill -KILL "${pids[$backup]}"
@@ -155,7 +94,7 @@ report_errors
 analyse "killed (SIGKILL)" "$scratch/kill.csv" $((1000 * seconds)) $((2000 * seconds))
 stop_servers
 
-start_cluster
+start_cluster faults
 load "$scratch/stop.csv" $((3 * seconds))
 sleep "$seconds"
 kill -STOP "${pids[$backup]}"

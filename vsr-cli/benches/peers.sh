@@ -44,52 +44,8 @@ done
 for program in redis-server redis-benchmark redis-cli; do
     command -v "$program" >/dev/null || { echo "$program is not in the PATH (Debian: redis)" >&2; exit 2; }
 done
-for program in vsr-node vsr-cli; do
-    [[ -x $bin/$program ]] || { echo "no $bin/$program: cargo build --release, or --bin DIR" >&2; exit 2; }
-done
-
-scratch=$(mktemp -d)
-pids=()
-stop_servers() {
-    ((${#pids[@]})) || return 0
-    kill "${pids[@]}" 2>/dev/null || true
-    for _ in $(seq 50); do
-        kill -0 "${pids[@]}" 2>/dev/null || break
-        sleep 0.1
-    done
-    kill -9 "${pids[@]}" 2>/dev/null || true
-    wait "${pids[@]}" 2>/dev/null || true
-    pids=()
-}
-trap 'stop_servers; rm -rf "$scratch"' EXIT
-trap 'exit 130' INT TERM
-
-# Sets `port` to one that nobody listens on; never the same one twice.
-# Below the ports that the kernel hands out by itself.
-next_port=$((20000 + RANDOM % 10000))
-free_port() {
-    for _ in $(seq 1000); do
-        next_port=$((next_port + 1))
-        if ! (exec 3<>"/dev/tcp/127.0.0.1/$next_port") 2>/dev/null; then
-            port=$next_port
-            return
-        fi
-    done
-    echo "no free port was found" >&2
-    exit 1
-}
-
-# Repeats a command until it succeeds, for ten seconds at most.
-until_success() {
-    for _ in $(seq 100); do
-        "$@" >/dev/null 2>&1 && return
-        sleep 0.1
-    done
-    echo "gave up waiting for: $*" >&2
-    "$@" >&2 || true
-    tail -n 5 "$scratch"/*.log >&2 || true
-    exit 1
-}
+# shellcheck source=servers.sh
+source "$here/servers.sh"
 
 start_redis() { # how many replicas
     local replicas=$1 master
@@ -110,22 +66,7 @@ start_redis() { # how many replicas
 }
 
 start_ours() {
-    local natives=() resps=() peers index
-    for index in 0 1 2; do
-        free_port
-        natives+=("127.0.0.1:$port")
-        free_port
-        resps+=("127.0.0.1:$port")
-    done
-    peers=$(IFS=,; echo "${natives[*]}")
-    for index in 0 1 2; do
-        "$bin/vsr-node" start --cluster peers-bench --replica "$index" --peers "$peers" \
-            --resp "${resps[$index]}" --no-admin --log-level warn >"$scratch/vsr-$index.log" 2>&1 &
-        pids+=($!)
-    done
-    export VSR_ENDPOINTS=$peers
-    until_success "$bin/vsr-cli" init
-    until_success "$bin/vsr-cli" health --all
+    start_cluster peers-bench
     target=${resps[$via]}
 }
 
