@@ -112,8 +112,13 @@ fn on_timer<S: StateMachine>(shared: &Shared<S>, check_at: &Cell<Instant>) {
     }
     let now = Instant::now();
     if now >= check_at.get() {
+        // Whoever was stopped (SIGSTOP, a suspended machine) has heard nothing meanwhile, and what was
+        // said waits in its sockets: it listens first.
+        let has_slept = now.duration_since(check_at.get()) > LINK_CHECK;
         check_at.set(now + LINK_CHECK);
-        close_silent_links(shared, now);
+        if !has_slept {
+            close_silent_links(shared, now);
+        }
     }
 }
 
