@@ -25,9 +25,9 @@ use crate::{Context, DropReason, HaltReason, Outbox, Sent, StateMachine};
 /// How many bytes of batches one deadline executes: keeps the loop responsive while a backlog is
 /// worked off, and costs nothing when there is none.
 const EXECUTE_BYTES_MAX: usize = 512 << 10;
-/// How many bytes of bodies may be in flight, unless it is a single batch: half of what a link's send
-/// queue holds, so that a pipeline of the largest batches never pushes its own beginning out of it.
-const IN_FLIGHT_BYTES_MAX: usize = 4 << 20;
+/// How many bytes of bodies may be in flight, unless it is a single batch: one frame less than a link's
+/// send queue holds, so that a pipeline of the largest batches never pushes its own beginning out of it.
+const IN_FLIGHT_BYTES_MAX: usize = 7 << 20;
 
 impl<S: StateMachine> Replica<S> {
     /// Whether the open batch could be cut now.

@@ -694,7 +694,7 @@ fn replicated_time_follows_a_clock_that_jumps_only_as_fast_as_time_can_pass() {
 fn a_pipeline_of_large_batches_is_bounded_by_its_bytes() {
     let mut world = World::new(0, 3, |_| {});
     assert!(world.replica.can_cut(8192));
-    world.replica.unexecuted_bytes = (4 << 20) - 8192;
+    world.replica.unexecuted_bytes = (7 << 20) - 8192;
     assert!(world.replica.can_cut(8192), "up to the bound");
     assert!(!world.replica.can_cut(8193), "and not beyond");
     world.replica.unexecuted_bytes = 0;
