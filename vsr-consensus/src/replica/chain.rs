@@ -117,10 +117,6 @@ impl Links {
         }
     }
 
-    pub(super) const fn me(&self) -> ReplicaIndex {
-        self.me
-    }
-
     /// A new view begins: nobody has acknowledged anything in it, nobody is suspected (R2.4).
     pub(super) fn reset(&mut self, now: Instant) {
         self.waiting_since = None;

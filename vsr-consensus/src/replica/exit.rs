@@ -44,19 +44,15 @@ impl Letterhead {
 }
 
 impl<S: StateMachine> Replica<S> {
-    pub(super) const fn letterhead(&self) -> Letterhead {
+    pub(super) fn letterhead(&self) -> Letterhead {
         Letterhead {
             cluster: self.cluster,
-            replica: self.config_replica(),
+            replica: self.me(),
             member: self.boot.member,
             incarnation: self.incarnation,
             epoch: self.epoch,
             view: self.view,
         }
-    }
-
-    const fn config_replica(&self) -> ReplicaIndex {
-        self.links.me()
     }
 
     /// Sends a message of this replica's own making to another replica.

@@ -182,7 +182,6 @@ impl<S: StateMachine> Replica<S> {
             .filter(reaches)
             .for_each(&mut add);
         add(primary);
-        let _ = add;
         if count == 0 {
             return None;
         }
@@ -202,7 +201,7 @@ impl<S: StateMachine> Replica<S> {
         let held = wanted.from >= self.journal.tail() && wanted.from <= self.op();
         // Nothing to offer, or another chain: silence, never "it does not exist" (R8.4).
         let same_chain = |identity: Identity| identity == wanted.parent;
-        if !held || !self.identity_before(before).is_none_or(same_chain) {
+        if !held || !self.identity_of(before).is_none_or(same_chain) {
             return Err(DropReason::WrongIdentity);
         }
         let to = wanted.to.min(self.op()).min(wanted.from.plus(ENTRIES_MAX));
@@ -233,11 +232,6 @@ impl<S: StateMachine> Replica<S> {
         };
         let _: Sent = self.send(out, asker, last_word, &[]);
         Ok(())
-    }
-
-    /// The identity of the op before the first one wanted, if it is still known.
-    fn identity_before(&self, op: Op) -> Option<Identity> {
-        self.identity_of(op)
     }
 
     /// The donor's last word: where it stopped.
