@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use vsr_consensus::sim::{Faults, Options};
 
 use crate::output::Format;
 use crate::units;
@@ -79,12 +80,20 @@ pub(crate) enum Command {
     Ping(PingArgs),
     /// Compare the digests of all replicas at one op; exit code 4 when they differ
     Verify,
+    /// Show who leads, or let another replica lead
+    Primary(PrimaryArgs),
     /// Send one Redis command and print the answer
     Call(CallArgs),
     /// Look inside one replica
     Inspect(InspectArgs),
     /// Generate load and measure: throughput, latency, longest gap
     Bench(BenchArgs),
+    /// Play simulated clusters in which everything goes wrong, from seeds
+    ///
+    /// The replicas are the real ones; network, clocks and crashes are simulated, and checkers look on at
+    /// every step. Needs no running cluster. A failure prints its seed and the one line that plays it
+    /// again; the exit code is 1 then.
+    Sim(SimArgs),
     /// Print a completion script for a shell
     Completions {
         /// Which shell
@@ -115,6 +124,27 @@ pub(crate) struct HealthArgs {
     /// Not only a working majority: every replica must be reachable, normal and ready
     #[arg(long)]
     pub(crate) all: bool,
+}
+
+/// See [`Command::Primary`].
+#[derive(Clone, Debug, Args)]
+pub(crate) struct PrimaryArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub(crate) command: PrimaryCommand,
+}
+
+/// What to do about the primary.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum PrimaryCommand {
+    /// Who leads
+    Show,
+    /// Let another replica lead: it takes over when what is in flight is done, without a time-out
+    Move {
+        /// The index of the replica that is to lead
+        #[arg(value_name = "REPLICA", value_parser = clap::value_parser!(u8).range(0..=6))]
+        replica: u8,
+    },
 }
 
 /// See [`Command::Ping`].
@@ -234,6 +264,54 @@ pub(crate) struct BenchArgs {
     pub(crate) seed: u64,
 }
 
+/// See [`Command::Sim`].
+#[derive(Clone, Debug, Args)]
+pub(crate) struct SimArgs {
+    /// Play this seed, and no other
+    #[arg(long, value_name = "S", conflicts_with_all = ["seeds", "from", "jobs"])]
+    pub(crate) seed: Option<u64>,
+    /// Play so many seeds
+    #[arg(long, value_name = "N", default_value_t = 100,
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) seeds: u64,
+    /// The first of them; somewhere new every time if not given
+    #[arg(long, value_name = "S")]
+    pub(crate) from: Option<u64>,
+    /// How many operations the clients of each cluster have
+    #[arg(long, value_name = "N", default_value_t = Options::default().ops,
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) ops: u64,
+    /// The kinds of trouble that seeds may draw: all, none, or some, as in crash,partition or all,-clock
+    #[arg(
+        long,
+        value_name = "LIST",
+        default_value = "all",
+        allow_hyphen_values = true
+    )]
+    pub(crate) faults: Faults,
+    /// Kinds of trouble to leave out while everything else stays as it was drawn
+    #[arg(long, value_name = "LIST", default_value = "none")]
+    pub(crate) without: Faults,
+    /// Single faults to leave out, by their numbers
+    #[arg(long, value_name = "N,..", value_delimiter = ',')]
+    pub(crate) skip: Vec<u32>,
+    /// How many replicas; drawn if not given
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=7))]
+    pub(crate) replicas: Option<u8>,
+    /// How many clients; drawn if not given
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) clients: Option<u16>,
+    /// How many seeds are played at the same time; as many as there are cores if not given
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
+    pub(crate) jobs: Option<u8>,
+    /// Write everything that happens into this file; needs --seed
+    #[arg(long, value_name = "FILE", requires = "seed")]
+    pub(crate) trace: Option<PathBuf>,
+    /// Look for a smaller run that breaks the same rule
+    #[arg(long)]
+    pub(crate) shrink: bool,
+}
+
 fn value_size(text: &str) -> Result<usize, String> {
     match units::size(text)? {
         size @ 0..=0x000F_0000 => Ok(size),
@@ -325,6 +403,11 @@ mod tests {
             ("inspect log --count 5000", "--count"),
             ("call", "<COMMAND>"),
             ("completions tcsh", "<SHELL>"),
+            ("sim --seed 1 --seeds 2", "--seed"),
+            ("sim --trace file", "--seed"),
+            ("sim --faults loss,cosmic", "known are all, none, loss"),
+            ("sim --replicas 8", "--replicas"),
+            ("sim --ops 0", "--ops"),
             ("frobnicate", "frobnicate"),
         ] {
             let error = parse(line).expect_err(line);

@@ -1,4 +1,4 @@
-//! The command `vsr-cli`: inspect, operate and benchmark a vsr cluster.
+//! The command `vsr-cli`: inspect, operate, benchmark and simulate vsr clusters.
 //!
 //! Every command asks replicas over their native ports (`--endpoints`) or over RESP, makes one
 //! [`output::Report`] of the answers, and prints it as a table, JSON or plain lines. Nothing here is
@@ -16,8 +16,10 @@ mod inspect;
 mod manual;
 mod output;
 mod ping;
+mod primary;
 mod progress;
 mod resp;
+mod sim;
 mod status;
 mod table;
 mod units;
@@ -59,9 +61,11 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Health(args) => health::run(&args, &global, screen).await,
             Command::Ping(args) => ping::run(&args, &global, screen).await,
             Command::Verify => verify::run(&global, screen).await,
+            Command::Primary(args) => primary::run(&args, &global, screen).await,
             Command::Call(args) => call::run(&args, global.timeout, screen).await,
             Command::Inspect(args) => inspect::run(&args, &global, screen).await,
             Command::Bench(args) => bench::run(&args, &global, screen).await,
+            Command::Sim(args) => sim::run(&args, screen),
             Command::Completions { shell } => manual::completions(screen, shell),
             Command::Man { dir } => manual::man(screen, dir.as_deref()),
         }

@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 /// What takes longer than this gets a bar.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// A bar over a span of time; gone without a trace when dropped.
+/// A bar over a span of time or a number of things; gone without a trace when dropped.
 #[derive(Debug)]
 pub(crate) struct Progress {
     bar: ProgressBar,
@@ -25,6 +25,20 @@ impl Progress {
         let style = ProgressStyle::with_template("{bar:40} {elapsed} {msg}");
         bar.set_style(style.expect("a constant template is valid"));
         Self { bar }
+    }
+
+    /// For so many things, of which nobody knows how long they take.
+    pub(crate) fn counting(count: u64) -> Self {
+        let bar = ProgressBar::with_draw_target(Some(count), ProgressDrawTarget::stderr());
+        let style = ProgressStyle::with_template("{bar:40} {elapsed} {msg}, {eta} left");
+        bar.set_style(style.expect("a constant template is valid"));
+        Self { bar }
+    }
+
+    /// So many of them are done.
+    pub(crate) fn reach(&mut self, count: u64, message: String) {
+        self.bar.set_message(message);
+        self.bar.set_position(count);
     }
 
     /// Moves it.

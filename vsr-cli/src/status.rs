@@ -14,6 +14,7 @@ use crate::ask::{self, Answer};
 use crate::failure::Failure;
 use crate::output::{Block, Format, Report, Screen};
 use crate::table::{Cell, Table, Tone};
+use crate::units;
 
 /// What a replica says of itself. A field that an older or newer node does not send has its default.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -28,6 +29,10 @@ pub(crate) struct Status {
     pub(crate) role: String,
     pub(crate) ready: bool,
     pub(crate) reason: String,
+    pub(crate) quorum_lost: bool,
+    pub(crate) view_changes: u64,
+    pub(crate) recovery: Option<Recovery>,
+    pub(crate) recovered: Option<Recovered>,
     pub(crate) view: u64,
     pub(crate) primary: u8,
     pub(crate) op: u64,
@@ -39,6 +44,33 @@ pub(crate) struct Status {
     /// Everything, for programs.
     #[serde(skip)]
     pub(crate) raw: Value,
+}
+
+/// What a replica fetches from the others.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Recovery {
+    pub(crate) held_op: u64,
+    pub(crate) transfer: Option<Transfer>,
+}
+
+/// A state on its way to a replica.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Transfer {
+    pub(crate) donor: u8,
+    pub(crate) chunks: Option<u64>,
+    pub(crate) looked_at: u64,
+    pub(crate) bytes: u64,
+}
+
+/// How a process got the state of the one before it.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Recovered {
+    pub(crate) seconds: f64,
+    pub(crate) op: u64,
+    pub(crate) bytes: u64,
 }
 
 /// The digest of a state and the op after which it was taken.
@@ -117,6 +149,7 @@ pub(crate) fn report(answers: &[Answer<Status>]) -> Report {
         "role",
         "status",
         ">view",
+        ">changes",
         ">op",
         ">commit",
         ">applied",
@@ -137,15 +170,13 @@ pub(crate) fn report(answers: &[Answer<Status>]) -> Report {
                 let bad_digest = diverged.contains(&status.digest.op);
                 table.row(row(status, &answer.endpoint, lag, suspect, bad_digest));
                 rows.push(to_json(status, &answer.endpoint, lag, suspect));
-                if !status.ready && !status.reason.is_empty() {
-                    notes.push(format!("R{}: {}", status.replica, status.reason));
-                }
+                notes.extend(note(status));
             }
             Err(why) => {
                 table.row(unreachable_row(index, &answer.endpoint));
                 let endpoint = &answer.endpoint;
                 rows.push(json!({"endpoint": endpoint, "reachable": false, "error": why}));
-                notes.push(format!("{endpoint}: {why}"));
+                notes.push((format!("{endpoint}: {why}"), Tone::Warn));
             }
         }
     }
@@ -154,10 +185,37 @@ pub(crate) fn report(answers: &[Answer<Status>]) -> Report {
         let text = format!("the digests at op {op} differ: run `vsr-cli verify`");
         blocks.push(Block::Line(text, Tone::Bad));
     }
-    blocks.extend(notes.into_iter().map(|note| Block::Line(note, Tone::Warn)));
+    let lines = notes.into_iter();
+    blocks.extend(lines.map(|(note, tone)| Block::Line(note, tone)));
     let reachable = known.len();
     let json = json!({"replicas": rows, "reachable": reachable, "diverged": !diverged.is_empty()});
     Report { json, blocks }
+}
+
+/// What there is to say of a replica beside its row.
+fn note(status: &Status) -> Option<(String, Tone)> {
+    let replica = status.replica;
+    if !status.ready && !status.reason.is_empty() {
+        let tone = if status.quorum_lost {
+            Tone::Bad
+        } else {
+            Tone::Warn
+        };
+        return Some((format!("R{replica}: {}", status.reason), tone));
+    }
+    let fetched = |bytes: u64| units::bytes(bytes as f64);
+    if let Some(transfer) = status.recovery.as_ref().and_then(|r| r.transfer.as_ref()) {
+        let of = transfer.chunks.map_or_else(String::new, |chunks| {
+            format!(", {} of {chunks} chunks looked at", transfer.looked_at)
+        });
+        let (donor, bytes) = (transfer.donor, fetched(transfer.bytes));
+        let text = format!("R{replica}: catches up: fetches the state from R{donor} ({bytes}){of}");
+        return Some((text, Tone::Warn));
+    }
+    let Recovered { seconds, op, bytes } = status.recovered.as_ref()?;
+    let (took, bytes) = (units::time(seconds * 1e9), fetched(*bytes));
+    let text = format!("R{replica}: its process recovered in {took}, up to op {op} ({bytes})");
+    Some((text, Tone::Dim))
 }
 
 fn headline(answers: &[Answer<Status>], known: &[&Status]) -> String {
@@ -247,6 +305,7 @@ fn row(
         Cell::toned(&status.role, role),
         Cell::toned(&status.status, health),
         Cell::number(status.view),
+        Cell::number(status.view_changes),
         Cell::number(status.op),
         Cell::number(status.commit),
         Cell::number(status.applied),
@@ -263,7 +322,7 @@ fn unreachable_row(index: usize, endpoint: &str) -> Vec<Cell> {
     let unknown = || Cell::toned("-", Tone::Dim);
     let mut cells = vec![format!("R{index}?").into(), unknown()];
     cells.push(Cell::toned("unreachable", Tone::Bad));
-    cells.extend((0..8).map(|_| unknown()));
+    cells.extend((0..9).map(|_| unknown()));
     cells.push(Cell::toned("no", Tone::Bad));
     cells.push(Cell::toned(endpoint, Tone::Dim));
     cells
@@ -320,16 +379,19 @@ pub(crate) mod tests {
     fn one_row_per_replica_with_what_only_comparison_shows() {
         let answers = [
             answer(0, |raw| raw["in_flight"] = json!(3)),
-            answer(1, |raw| raw["applied"] = json!(1200)),
+            answer(1, |raw| {
+                raw["applied"] = json!(1200);
+                raw["view_changes"] = json!(2);
+            }),
             silent("127.0.0.1:7002"),
         ];
         let expected = "\
 cluster demo (00ff) | view 0, led by R0 | 2 of 3 replicas reachable
- replica  role     status       view     op  commit  applied  lag  digest         in flight  suspect  ready  endpoint
- ───────  ───────  ───────────  ────  ─────  ──────  ───────  ───  ─────────────  ─────────  ───────  ─────  ──────────────
- R0       primary  normal          0  1,234   1,234    1,234    0  1024:3fa2c1d0          3  no       yes    127.0.0.1:7000
- R1       backup   normal          0  1,234   1,234    1,200   34  1024:3fa2c1d0          0  no       yes    127.0.0.1:7001
- R2?      -        unreachable     -      -       -        -    -  -                      -  -        no     127.0.0.1:7002
+ replica  role     status       view  changes     op  commit  applied  lag  digest         in flight  suspect  ready  endpoint
+ ───────  ───────  ───────────  ────  ───────  ─────  ──────  ───────  ───  ─────────────  ─────────  ───────  ─────  ──────────────
+ R0       primary  normal          0        0  1,234   1,234    1,234    0  1024:3fa2c1d0          3  no       yes    127.0.0.1:7000
+ R1       backup   normal          0        2  1,234   1,234    1,200   34  1024:3fa2c1d0          0  no       yes    127.0.0.1:7001
+ R2?      -        unreachable     -        -      -       -        -    -  -                      -  -        no     127.0.0.1:7002
 127.0.0.1:7002: connection refused
 ";
         assert_eq!(text(&answers), expected);
@@ -385,6 +447,34 @@ cluster demo (00ff) | view 0, led by R0 | 2 of 3 replicas reachable
         let text = text(&[blank]);
         assert!(text.contains("not formed yet"), "{text}");
         assert!(text.ends_with("R0: blank: waits for init\n"), "{text}");
+    }
+
+    #[test]
+    fn who_recovers_catches_up_or_has_recovered_is_told_below_the_table() {
+        let recovering = answer(0, |raw| {
+            raw["status"] = json!("recovering");
+            raw["ready"] = json!(false);
+            raw["reason"] = json!("recovering: 1 of 2 replicas have answered");
+        });
+        let behind = answer(1, |raw| {
+            raw["recovery"] = json!({"phase": "none", "held_op": 5, "transfer": {
+                "donor": 2, "chunks": 900, "looked_at": 30, "bytes": 3 << 20,
+            }});
+        });
+        let recovered = answer(2, |raw| {
+            raw["recovered"] = json!({"seconds": 0.25, "op": 1200, "bytes": 5 << 20});
+        });
+        let text = text(&[recovering, behind, recovered]);
+        for line in [
+            "R0: recovering: 1 of 2 replicas have answered",
+            "R1: catches up: fetches the state from R2 (3.00 MiB), 30 of 900 chunks looked at",
+            "R2: its process recovered in 250 ms, up to op 1200 (5.00 MiB)",
+        ] {
+            assert!(
+                text.lines().any(|found| found == line),
+                "{line} is not in\n{text}"
+            );
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::process::{Command, Output};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::task::LocalSet;
 use vsr_node::local::{Member, free_members};
 use vsr_node::{Config, Node};
@@ -94,6 +94,7 @@ fn an_operators_first_hour() {
     redis_commands_reach_every_replica(&cluster);
     load_can_be_measured_both_ways(&cluster);
     what_was_done_can_be_inspected(&cluster);
+    who_leads_can_be_chosen(&cluster);
     another_clusters_name_is_refused(&cluster);
 }
 
@@ -222,6 +223,34 @@ fn what_was_done_can_be_inspected(cluster: &Cluster) {
             .expect(0, &["inspect", "metrics"])
             .contains("# TYPE vsr_")
     );
+}
+
+fn who_leads_can_be_chosen(cluster: &Cluster) {
+    let shown = cluster.json(&["primary", "show"]);
+    assert_eq!((&shown["primary"], &shown["view"]), (&json!(0), &json!(0)));
+    for (target, view) in [(2, 2), (1, 4), (0, 6)] {
+        let moved = cluster.json(&["primary", "move", &target.to_string()]);
+        assert_eq!(moved["primary"], target, "{moved}");
+        let reached = moved["view"].as_u64().expect("a view");
+        assert!(reached >= view, "{moved}");
+        assert_eq!(cluster.json(&["primary", "show"])["primary"], target);
+        let resp = &cluster.members[0].resp;
+        cluster.json(&["call", "--resp", resp, "INCR", "moves"]);
+    }
+    let table = cluster.expect(0, &["status"]);
+    assert!(table.contains("led by R0"), "{table}");
+    let status = cluster.json(&["status"]);
+    assert!(
+        status["replicas"][1]["view_changes"].as_u64() >= Some(3),
+        "{status}"
+    );
+    // Who leads already goes on; who does not exist cannot.
+    let same = cluster.expect(0, &["primary", "move", "0"]);
+    assert!(same.contains("R0") && same.contains("leads view"), "{same}");
+    let refused = cluster.expect(1, &["primary", "move", "5"]);
+    assert!(refused.contains("R5 cannot lead"), "{refused}");
+    let moves = cluster.json(&["call", "--resp", &cluster.members[2].resp, "GET", "moves"]);
+    assert_eq!(moves, "3");
 }
 
 fn another_clusters_name_is_refused(cluster: &Cluster) {

@@ -177,6 +177,43 @@ fn a_server_that_speaks_no_resp_is_named() {
 }
 
 #[test]
+fn simulated_clusters_need_no_cluster_and_tell_the_same_story_twice() {
+    let little = ["sim", "--ops", "200", "--faults", "loss,crash"];
+    let output = vsr_cli(&[&little[..], &["--seeds", "3", "--from", "7"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let text = stdout(&output);
+    for part in [
+        "3 seeds from 7 on: no rule was broken",
+        "events per second",
+        "crashes",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in\n{text}");
+    }
+    let json = stdout(&vsr_cli(
+        &[&["-o", "json"], &little[..], &["--seed", "8"]].concat(),
+    ));
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(
+        (&json["seeds"], &json["first_seed"]),
+        (&1.into(), &8.into())
+    );
+    let traces: Vec<String> = ["a", "b"]
+        .map(|name| std::env::temp_dir().join(format!("vsr-cli-{name}-{}", std::process::id())))
+        .iter()
+        .map(|file| {
+            let path = file.to_str().expect("text");
+            let output = vsr_cli(&[&little[..], &["--seed", "8", "--trace", path]].concat());
+            assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+            let trace = std::fs::read_to_string(file).expect("written");
+            std::fs::remove_file(file).expect("ours");
+            trace
+        })
+        .collect();
+    assert!(traces[0].lines().count() > 1000, "{}", traces[0]);
+    assert!(traces[0] == traces[1], "one seed, two stories");
+}
+
+#[test]
 fn completions_exist_for_every_shell_and_know_the_commands() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let output = vsr_cli(&["completions", shell]);

@@ -186,8 +186,9 @@ struct Cluster {
     spare: Vec<u8>,
     sessions: Vec<SessionNumber>,
     next_request: u64,
-    /// Each session's frames of the next run, one behind the other.
-    frames: Vec<Vec<u8>>,
+    /// The frames of the next run, in the order in which they are handed over: as they lie in the
+    /// buffer that a node receives into.
+    frames: Vec<u8>,
     started: Clock,
 }
 
@@ -224,7 +225,7 @@ impl Cluster {
             spare: Vec::new(),
             sessions: vec![SessionNumber::ZERO; case.sessions],
             next_request: 1,
-            frames: vec![Vec::new(); case.sessions],
+            frames: Vec::new(),
             started: Clock::now(),
         };
         cluster.form();
@@ -310,14 +311,14 @@ impl Cluster {
     fn make_frames(&mut self) {
         let operation = vec![7; self.case.request_size()];
         let rounds = self.case.rounds() as u64;
-        for session in 0..self.case.sessions {
-            let mut frames = std::mem::take(&mut self.frames[session]);
-            frames.clear();
-            for i in 0..rounds {
+        let mut frames = std::mem::take(&mut self.frames);
+        frames.clear();
+        for i in 0..rounds {
+            for session in 0..self.case.sessions {
                 self.push_frame(&mut frames, session, self.next_request + i, &operation);
             }
-            self.frames[session] = frames;
         }
+        self.frames = frames;
         self.next_request += rounds;
     }
 
@@ -362,7 +363,7 @@ impl Cluster {
         self.make_frames();
         let rounds = self.case.rounds();
         let frames = std::mem::take(&mut self.frames);
-        let frame_size = frames[0].len() / rounds;
+        let frame_size = frames.len() / (rounds * self.case.sessions);
         let mut made = vec![0; self.case.sessions];
         let mut ready: Vec<usize> = (0..self.case.sessions).collect();
         let mut left = rounds * self.case.sessions;
@@ -371,9 +372,9 @@ impl Cluster {
             let now = self.now();
             self.deliver(0, now);
             for session in ready.drain(..) {
-                let at = made[session] * frame_size;
+                let at = (made[session] * self.case.sessions + session) * frame_size;
                 made[session] += 1;
-                self.hand_over(0, &frames[session][at..at + frame_size], now);
+                self.hand_over(0, &frames[at..at + frame_size], now);
             }
             self.settle(0, now);
             for replica in 1..self.replicas.len() {

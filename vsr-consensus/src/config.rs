@@ -41,6 +41,9 @@ pub struct Settings {
     pub chain: bool,
     /// The last op number (N22).
     pub op_max: u64,
+    /// The rule that this replica does without: for tests of the tests.
+    #[cfg(feature = "mutate")]
+    pub mutant: Option<crate::Mutant>,
 }
 
 impl Settings {
@@ -66,6 +69,8 @@ impl Settings {
             digest_period: Duration::from_millis(100),
             chain: true,
             op_max: limits::NUMBER_MAX,
+            #[cfg(feature = "mutate")]
+            mutant: None,
         }
     }
 
@@ -157,6 +162,12 @@ impl Config {
     #[must_use]
     pub const fn quorum(&self) -> u8 {
         self.0.replicas / 2 + 1
+    }
+
+    /// The most prepares in flight, as the length of what may be undecided.
+    #[must_use]
+    pub(crate) const fn pipeline_length(&self) -> usize {
+        self.0.pipeline
     }
 
     /// How many crashes the cluster survives.

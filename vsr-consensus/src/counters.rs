@@ -64,8 +64,40 @@ events! {
     QueriesAnswered => "queries_answered",
     /// Requests passed on to the primary.
     PassedOn => "passed_on",
+    /// Transfers of state to this replica begun.
+    TransfersBegun => "transfers_begun",
+    /// Transfers that ended with a state that was verified and installed.
+    TransfersFinished => "transfers_finished",
+    /// Images that were complete and no state, or too large: fetched anew from another donor.
+    TransfersFailed => "transfers_failed",
+    /// Chunks of state taken.
+    StateChunksTaken => "state_chunks_taken",
+    /// Those that had been taken before and changed meanwhile.
+    StateChunksTakenAgain => "state_chunks_taken_again",
+    /// Bytes of chunks taken.
+    StateBytesTaken => "state_bytes_taken",
+    /// Chunks of state given.
+    StateChunksGiven => "state_chunks_given",
+    /// Bytes of chunks given.
+    StateBytesGiven => "state_bytes_given",
+    /// Times when execution was held back for the end of a transfer.
+    Holds => "holds",
+    /// Last passes of a transfer during which the donor had to go on.
+    HoldsBroken => "holds_broken",
     /// Messages the outbox had no room for.
     OutboxDropped => "outbox_dropped",
+    /// Views left (view changes begun).
+    ViewsLeft => "views_left",
+    /// Views started as their primary.
+    ViewsStarted => "views_started",
+    /// Views followed as a backup.
+    ViewsFollowed => "views_followed",
+    /// Views handed to a replica that is better prepared (R5.6).
+    Forfeited => "forfeited",
+    /// Times when the votes at hand did not decide about an entry (R5.5).
+    Undecided => "undecided",
+    /// Planned hand-overs.
+    HandedOver => "handed_over",
     /// Digests compared with another replica's and found equal.
     DigestsEqual => "digests_equal",
     /// Digests compared and found different.

@@ -12,6 +12,9 @@ pub enum Input<'a> {
     /// ready and then this: that is how batches form by themselves under load while a lone request
     /// leaves at once.
     Deadline,
+    /// The process is about to end: a primary hands over, so that nobody waits for a time-out (N25).
+    /// Give it its deadlines until its report shows another view, or for as long as there is time.
+    Leave,
 }
 
 /// What became of a message that was handed to an [`Outbox`].
@@ -85,6 +88,10 @@ reasons! {
     StaleIncarnation => "stale_incarnation",
     /// A number is so far ahead that it must be damage (R0.3).
     ImplausibleNumber => "implausible_number",
+    /// The sender's vote is that of a life that has ended since, as somebody else's vote shows (R5.3).
+    Inconsistent => "inconsistent",
+    /// A process that says it lost its memory, in the place of one that was heard of just now (R6.2).
+    StillAlive => "still_alive",
     /// Another epoch.
     OtherEpoch => "other_epoch",
     /// An older view.
@@ -99,6 +106,8 @@ reasons! {
     NotFromPrimary => "not_from_primary",
     /// The message contradicts itself.
     Malformed => "malformed",
+    /// What the answer depends on is inherited and not executed yet; the client asks again.
+    NotYetExecuted => "not_yet_executed",
     /// We have it already.
     Duplicate => "duplicate",
     /// A prepare beyond the next one.
@@ -139,6 +148,8 @@ pub enum HaltReason {
     },
     /// The op numbers are used up and the operator chose to halt.
     OpMax,
+    /// A newer life of this replica is known to the others (R0.2): this process must end.
+    Superseded,
 }
 
 /// What a replica knows of another one.

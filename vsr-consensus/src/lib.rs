@@ -83,19 +83,26 @@
 #![forbid(unsafe_code)]
 
 extern crate alloc;
+#[cfg(feature = "sim")]
+extern crate std;
 
 mod config;
 mod counters;
 mod digests;
 mod door;
 mod machine;
+mod mutants;
 mod random;
 mod replica;
 mod sessions;
+#[cfg(feature = "sim")]
+pub mod sim;
 
 pub use config::{Config, ConfigError, Settings};
 pub use counters::{Counters, Event};
 pub use door::{Boot, DropReason, HaltReason, Input, Outbox, Outcome, PeerReport, Report, Sent};
 pub use machine::{Context, ImageError, Refusal, Scrub, StateMachine};
-pub use replica::Replica;
+#[cfg(feature = "mutate")]
+pub use mutants::Mutant;
+pub use replica::{RecoveryPhase, RecoveryReport, Replica, TransferReport};
 pub use sessions::SessionReport;

@@ -74,23 +74,29 @@ pub trait StateMachine {
     /// How many chunks the image has now.
     fn image_chunks(&self) -> u64;
 
-    /// The size of every chunk but the last, in bytes.
+    /// The size of every chunk but the last, in bytes: at most a frame's body, and better 64 KiB, from where
+    /// on checksums run at full speed.
     fn image_chunk_size(&self) -> usize;
 
-    /// The op that last changed chunk `chunk`.
+    /// The op that last changed chunk `chunk`, or a later one; op 0 if none did. The state before op 1 is
+    /// the same on every replica.
     fn image_changed_at(&self, chunk: u64) -> vsr_types::Op;
 
     /// Copies chunk `chunk` into `into` and returns its size.
     fn image_read(&self, chunk: u64, into: &mut [u8]) -> usize;
 
-    /// Begins to replace the whole state by an image of `chunks` chunks. From here to
-    /// [`Self::image_finish`] the machine is not asked to execute anything.
+    /// Begins to replace the state by an image of `chunks` chunks. What is not put stays what it is: an
+    /// image may come as what changed since this very state. Called again before
+    /// [`Self::image_finish`], it only changes the number of chunks: they are read while their state
+    /// goes on changing. From here to [`Self::image_finish`] the machine is not asked to execute or
+    /// answer anything.
     ///
     /// # Errors
-    /// When the image is larger than the machine's memory.
+    /// [`ImageError::TooLarge`] when the image is larger than the machine's memory.
     fn image_begin(&mut self, chunks: u64) -> Result<(), ImageError>;
 
-    /// Takes one chunk, in any order, possibly again.
+    /// Takes one chunk, in any order, possibly again: the last one counts. Any chunk may be short,
+    /// since it may have been the last one when it was read.
     ///
     /// # Errors
     /// When the chunk does not belong to the image.
@@ -99,7 +105,8 @@ pub trait StateMachine {
     /// Ends the replacement; the state is now that of the image, verified, taken at `at`.
     ///
     /// # Errors
-    /// When the chunks do not form a valid state.
+    /// When the chunks do not form a valid state. The machine may then hold any state: an image is
+    /// fetched anew, every chunk of it.
     fn image_finish(&mut self, at: vsr_types::Op) -> Result<(), ImageError>;
 
     /// Verifies some memory, about `budget` bytes of it, going round and round.

@@ -16,6 +16,7 @@
 //!                            oldest <-> ... <-> newest   (order of last execution)
 //! ```
 
+mod image;
 mod replies;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,8 @@ use bytemuck::{Pod, Zeroable};
 use static_assertions::const_assert_eq;
 use vsr_types::{Checksum, ClientId, Digest, Epoch, Op, RequestNumber, SessionNumber, checksum};
 
+use image::Changes;
+pub(crate) use image::SessionsImage;
 use replies::{NO_BLOCK, Replies};
 
 /// No slot: the end of a list or an empty place of the index.
@@ -90,6 +93,20 @@ pub struct SessionReport {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SessionSlot(u32);
 
+/// A session whose next request is at hand, with its entry as it was when it was verified: what is
+/// stored next builds on that and does not read the entry again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    slot: u32,
+    entry: Entry,
+}
+
+impl Held {
+    pub(crate) const fn slot(&self) -> SessionSlot {
+        SessionSlot(self.slot)
+    }
+}
+
 /// What a request means to a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -107,7 +124,7 @@ pub(crate) enum Verdict {
     /// The number of the last one executed with other content.
     Reused,
     /// The next one.
-    Next(SessionSlot),
+    Next(Held),
     /// Further ahead than the next: the client does not keep to the protocol.
     Ahead,
 }
@@ -147,6 +164,8 @@ pub(crate) struct Sessions {
     /// Where in the index each slot is: what tells a flipped bit there from a client unknown.
     places: Box<[u32]>,
     replies: Replies,
+    /// Which parts of the image changed when.
+    changes: Changes,
     digest: u128,
 }
 
@@ -168,6 +187,7 @@ impl Sessions {
             index: vec![NONE; Self::index_size(sessions)].into_boxed_slice(),
             places: vec![NONE; sessions].into_boxed_slice(),
             replies: Replies::new(reply_bytes),
+            changes: Changes::new(sessions, reply_bytes),
             digest: 0,
         }
     }
@@ -182,6 +202,7 @@ impl Sessions {
         sessions * (size_of::<Entry>() + size_of::<InFlight>() + 3 * size_of::<u32>())
             + Self::index_size(sessions) * size_of::<u32>()
             + Replies::memory(reply_bytes)
+            + Changes::memory(sessions, reply_bytes)
     }
 
     pub(crate) const fn count(&self) -> usize {
@@ -219,7 +240,7 @@ impl Sessions {
                 Verdict::Reused
             }
         } else if request == entry.request.next() {
-            Verdict::Next(SessionSlot(slot))
+            Verdict::Next(Held { slot, entry })
         } else {
             Verdict::Ahead
         }
@@ -246,44 +267,51 @@ impl Sessions {
         self.in_flight[slot.0 as usize] = InFlight { request, op };
     }
 
+    /// Forgets what was put into batches: another primary leads.
+    pub(crate) fn clear_in_flight(&mut self) {
+        self.in_flight.fill(InFlight::default());
+    }
+
     pub(crate) fn session_number(&self, slot: SessionSlot) -> SessionNumber {
         self.entry(slot.0).session
     }
 
     /// Executes a register: opens a session for `client`, evicting the oldest if there is no room.
     /// The caller stores its reply as that of request 0.
-    pub(crate) fn open(&mut self, client: ClientId, epoch: Epoch, op: Op) -> SessionSlot {
+    pub(crate) fn open(&mut self, client: ClientId, epoch: Epoch, op: Op) -> Held {
         assert!(
             self.find(client).is_none(),
             "a client has at most one session"
         );
+        self.changes.begin(op);
         if self.free == NONE {
             // R1.5: the session whose last operation is the oldest.
             self.evict(self.oldest);
         }
         let slot = self.free;
         self.free = self.newer[slot as usize];
-        self.entries[slot as usize] = Entry {
+        let entry = Entry {
             client,
             session: SessionNumber::new(op.raw()),
             epoch,
             reply_block: NO_BLOCK,
             ..Entry::zeroed()
         };
+        let entry = self.write(slot, entry);
         self.in_flight[slot as usize] = InFlight::default();
         self.index_insert(client, slot);
         self.link_newest(slot);
         self.count += 1;
-        self.seal(slot);
-        SessionSlot(slot)
+        Held { slot, entry }
     }
 
-    /// Stores what was executed for the session and what it is told.
-    pub(crate) fn store(&mut self, slot: SessionSlot, executed: Executed, reply: &[u8]) {
-        let SessionSlot(slot) = slot;
-        let entry = self.entry(slot);
+    /// Stores what was executed for the session and what it is told. Returns the checksum of that.
+    pub(crate) fn store(&mut self, held: &Held, executed: Executed, reply: &[u8]) -> Checksum {
+        let &Held { slot, ref entry } = held;
+        let reply_checksum = checksum(reply);
+        self.changes.begin(executed.op);
         self.digest = self.digest.wrapping_sub(entry.digest(slot));
-        self.replies.free(entry.reply_block);
+        self.replies.free(entry.reply_block, &mut self.changes);
         self.unlink(slot);
         self.link_newest(slot);
         while !self.replies.has_room(reply.len()) {
@@ -292,18 +320,19 @@ impl Sessions {
             assert!(self.oldest != slot, "an empty pool takes any reply");
             self.evict(self.oldest);
         }
-        let reply_block = self.replies.write(reply);
-        self.entries[slot as usize] = Entry {
+        let reply_block = self.replies.write(reply, &mut self.changes);
+        let entry = Entry {
             request: executed.request,
             request_checksum: executed.request_checksum,
             op: executed.op,
             index: executed.index,
             reply_size: reply.len() as u32,
-            reply_checksum: checksum(reply),
+            reply_checksum,
             reply_block,
-            ..entry
+            ..*entry
         };
-        self.seal(slot);
+        self.write(slot, entry);
+        reply_checksum
     }
 
     /// Copies the cached reply of a session into `into` and says where it was executed.
@@ -352,22 +381,25 @@ impl Sessions {
         entry
     }
 
-    /// Ends a change of the entry in `slot`.
-    fn seal(&mut self, slot: u32) {
-        let entry = &mut self.entries[slot as usize];
+    /// Ends a change of the entry in `slot`: seals what it has become.
+    fn write(&mut self, slot: u32, mut entry: Entry) -> Entry {
         entry.checksum = entry.computed_checksum();
+        self.entries[slot as usize] = entry;
+        self.changes.slot(slot);
         self.digest = self.digest.wrapping_add(entry.digest(slot));
+        entry
     }
 
     fn evict(&mut self, slot: u32) {
         assert!(slot != NONE, "there is a session to evict");
         let entry = self.entry(slot);
         self.digest = self.digest.wrapping_sub(entry.digest(slot));
-        self.replies.free(entry.reply_block);
+        self.replies.free(entry.reply_block, &mut self.changes);
         self.index_remove(entry.client);
         self.unlink(slot);
         self.entries[slot as usize] = Entry::zeroed();
         self.newer[slot as usize] = self.free;
+        self.changes.slot(slot);
         self.free = slot;
         self.count -= 1;
     }
@@ -376,11 +408,17 @@ impl Sessions {
         let (older, newer) = (self.older[slot as usize], self.newer[slot as usize]);
         match older {
             NONE => self.oldest = newer,
-            _ => self.newer[older as usize] = newer,
+            _ => {
+                self.newer[older as usize] = newer;
+                self.changes.slot(older);
+            }
         }
         match newer {
             NONE => self.newest = older,
-            _ => self.older[newer as usize] = older,
+            _ => {
+                self.older[newer as usize] = older;
+                self.changes.slot(newer);
+            }
         }
     }
 
@@ -389,8 +427,12 @@ impl Sessions {
         self.newer[slot as usize] = NONE;
         match self.newest {
             NONE => self.oldest = slot,
-            newest => self.newer[newest as usize] = slot,
+            newest => {
+                self.newer[newest as usize] = slot;
+                self.changes.slot(newest);
+            }
         }
+        self.changes.slot(slot);
         self.newest = slot;
     }
 

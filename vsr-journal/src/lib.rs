@@ -66,6 +66,7 @@ extern crate alloc;
 #[cfg(any(test, feature = "inject"))]
 mod inject;
 mod journal;
+mod memory;
 mod ring;
 mod slot;
 

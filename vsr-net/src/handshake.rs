@@ -10,6 +10,12 @@
 //! named here, so that a wrong flag on one machine is a sentence in its log and not a cluster that
 //! quietly does not form. A refusal is numbers on the wire and a sentence for people here.
 //!
+//! Which life of a replica the caller is decides nothing here. The crash vector fences every message
+//! (R0.1), and a process that its peers refuse to hear would never learn that it was superseded
+//! (R0.2), nor could one that lost its memory introduce itself (R6.1): it says incarnation zero, or a
+//! new one that nobody knows yet. Two processes that claim one replica at the same time are told apart
+//! by [`Caller::member`], drawn anew by every process; whoever keeps the links decides between them.
+//!
 //! Both digests are FNV-1a (Fowler, Noll, Vo): they tell honest mistakes apart, they are no secret.
 
 use core::fmt;
@@ -60,7 +66,7 @@ pub struct Identity {
     pub replica: ReplicaIndex,
     /// How many the list has.
     pub replicas: u8,
-    /// The machine.
+    /// This process, as in [`Caller::member`].
     pub member: MemberId,
     /// This life of it; zero while it holds nothing.
     pub incarnation: Incarnation,
@@ -123,16 +129,11 @@ impl Identity {
         header
     }
 
-    /// Judges the first frame of a connection that somebody opened to this replica. `newest` is the
-    /// newest incarnation seen of each replica.
+    /// Judges the first frame of a connection that somebody opened to this replica.
     ///
     /// # Errors
     /// Why the connection is refused; [`Refusal::frame`] tells the caller.
-    pub fn judge_hello(
-        &self,
-        first: &[u8],
-        newest: &[Incarnation; limits::REPLICAS_MAX],
-    ) -> Result<Caller, Refusal> {
+    pub fn judge_hello(&self, first: &[u8]) -> Result<Caller, Refusal> {
         let frame = first_frame(first)?;
         let Some(hello) = frame.fields::<Hello>() else {
             let command = frame.command() as u64;
@@ -167,22 +168,18 @@ impl Identity {
             ));
         }
         if is_peer {
-            self.judge_peer(frame.header(), hello, newest)?;
+            self.judge_peer(frame.header(), hello)?;
         }
         Ok(Caller {
             kind,
             replica: frame.header().replica(),
+            member: frame.header().member(),
             incarnation: frame.header().incarnation(),
             protocol: hello.protocol_max.min(limits::PROTOCOL),
         })
     }
 
-    fn judge_peer(
-        &self,
-        header: &Header,
-        hello: &Hello,
-        newest: &[Incarnation; limits::REPLICAS_MAX],
-    ) -> Result<(), Refusal> {
+    fn judge_peer(&self, header: &Header, hello: &Hello) -> Result<(), Refusal> {
         if hello.configuration != self.configuration {
             let (mine, theirs) = (self.configuration, hello.configuration);
             return Err(Refusal::new(RefuseReason::Configuration, mine, theirs));
@@ -194,14 +191,7 @@ impl Identity {
             let (count, theirs) = (self.replicas.into(), caller.raw().into());
             return Err(Refusal::new(RefuseReason::BadReplica, count, theirs));
         }
-        judge_cluster(self.cluster, header.cluster())?;
-        let known = newest[caller.as_usize()];
-        // A process that holds nothing yet has no incarnation, and may be the newest of all.
-        if header.incarnation() != Incarnation::default() && header.incarnation() < known {
-            let (newest, theirs) = (known.counter, header.incarnation().counter);
-            return Err(Refusal::new(RefuseReason::StaleIncarnation, newest, theirs));
-        }
-        Ok(())
+        judge_cluster(self.cluster, header.cluster())
     }
 
     /// Judges the answer to a hello that was sent to `target` (any replica when none).
@@ -298,6 +288,8 @@ pub struct Caller {
     pub kind: LinkKind,
     /// Which replica; [`ReplicaIndex::CLIENT`] when it is none.
     pub replica: ReplicaIndex,
+    /// Which process: drawn at random when it starts.
+    pub member: MemberId,
     /// Its life; zero while it holds nothing.
     pub incarnation: Incarnation,
     /// The protocol version both speak.
@@ -407,8 +399,8 @@ impl fmt::Display for Refusal {
             ),
             RefuseReason::StaleIncarnation => write!(
                 f,
-                "a newer life of this replica is known (number {expected}, this one is \
-                 {received}); is it running twice?"
+                "another process of this replica is connected and answers (its life is number \
+                 {expected}, this one's {received}); is the replica running twice?"
             ),
             RefuseReason::TooManyConnections => write!(
                 f,

@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use bytemuck::Zeroable;
 use tokio::time::{Instant, timeout_at};
-use vsr_types::message::{Inspect, InspectReply, InspectTopic, LinkKind, PeerStatus, Ping, Pong};
+use vsr_types::message::{
+    HandOver, HandOverOutcome, HandOverResult, Inspect, InspectReply, InspectTopic, LinkKind,
+    PeerStatus, Ping, Pong,
+};
 use vsr_types::{ClusterId, Frame, Header, Op, ReplicaIndex, View};
 
 use crate::connection::{Connection, ConnectionError};
@@ -166,6 +169,28 @@ impl Tool {
                 .fields::<Pong>()
                 .filter(|pong| pong.sent_ns == sent_ns)?;
             Some(PingReport::read(frame.header(), pong, round_trip))
+        })
+        .await
+    }
+
+    /// Asks the primary to let replica `target` lead. Returns what became of it and the view that
+    /// `target` is to start.
+    ///
+    /// # Errors
+    /// See [`ToolError`].
+    pub async fn hand_over(&mut self, target: u8) -> Result<(HandOverOutcome, u64), ToolError> {
+        let nonce = random::nonce();
+        let order = HandOver {
+            nonce,
+            target: u64::from(target),
+            reserved: [0; 2],
+        };
+        self.ask(Header::new(order), |frame, _| {
+            let result = frame
+                .fields::<HandOverResult>()
+                .filter(|result| result.nonce == nonce)?;
+            let outcome = HandOverOutcome::from_raw(result.outcome)?;
+            Some((outcome, result.view))
         })
         .await
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytemuck::Zeroable;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use vsr_net::handshake::{Identity, cluster_name_digest};
@@ -100,7 +100,7 @@ async fn serve(
 ) -> std::io::Result<()> {
     let mut hello = [0; HEADER_SIZE];
     stream.read_exact(&mut hello).await?;
-    let answer = match identity.judge_hello(&hello, &Default::default()) {
+    let answer = match identity.judge_hello(&hello) {
         Ok(caller) => identity.welcome(&caller, 1000),
         Err(refusal) => refusal.frame(),
     };
@@ -315,23 +315,27 @@ async fn who_is_not_the_primary_says_who_is_and_no_retry_is_waited_for() {
         };
         fakes.push(fake(replica, sender.clone(), behaviour).await);
     }
-    let hour = Duration::from_secs(3600);
-    let patient = ClientOptions {
-        retry_min: hour,
-        retry_max: hour,
-        ..options()
-    };
     for _ in 0..6 {
         let endpoints: Vec<_> = fakes.iter().map(|fake| &fake.endpoint).collect();
-        let client = Client::connect(&endpoints, patient.clone())
+        let client = Client::connect(&endpoints, patient())
             .await
             .expect("connected");
         assert!(client.execute(b"op").await.is_ok());
     }
 }
 
+/// Waits for answers for ever: whatever happens sooner, happens for another reason.
+fn patient() -> ClientOptions {
+    let hour = Duration::from_secs(3600);
+    ClientOptions {
+        retry_min: hour,
+        retry_max: hour,
+        ..options()
+    }
+}
+
 #[tokio::test]
-async fn busy_replicas_are_asked_again() {
+async fn busy_replicas_are_asked_again_soon() {
     let (sender, _seen) = mpsc::unbounded_channel();
     let is_busy = first(3);
     let fake = fake(0, sender, move |frame| {
@@ -343,8 +347,148 @@ async fn busy_replicas_are_asked_again() {
         })
     })
     .await;
-    let client = connect(&[&fake]).await;
+    let client = Client::connect(&[&fake.endpoint], patient())
+        .await
+        .expect("connected");
     assert!(client.execute(b"op").await.is_ok());
+}
+
+/// A normal replica's pong that nobody asked for: it has come to a new view.
+fn announcement(view: u64) -> Vec<u8> {
+    let status = PeerStatus::Normal as u8;
+    let pong = Pong {
+        status,
+        ..Pong::zeroed()
+    };
+    frame(view, pong, &[])
+}
+
+/// R13.1: what was in flight may be lost with the primary before.
+#[tokio::test]
+async fn what_is_in_flight_is_sent_again_when_the_view_changes() {
+    let (sender, mut seen) = mpsc::unbounded_channel();
+    let is_lost = first(1);
+    let fake = fake(0, sender, move |frame| {
+        let lost = is_apply(frame) && is_lost();
+        Some(if lost {
+            announcement(4)
+        } else {
+            answer(3, frame)
+        })
+    })
+    .await;
+    let client = Client::connect(&[&fake.endpoint], patient())
+        .await
+        .expect("connected");
+    assert!(client.execute(b"op").await.is_ok());
+    let (one, two) = (next_apply(&mut seen).await, next_apply(&mut seen).await);
+    assert_eq!(one.bytes, two.bytes);
+}
+
+/// R13: the primary dies, its successor is not ready yet, and the third passes requests on.
+#[tokio::test]
+async fn the_same_bytes_go_round_until_somebody_answers() {
+    let (sender, mut seen) = mpsc::unbounded_channel();
+    let is_early = Arc::new(first(4));
+    let mut fakes = Vec::new();
+    for replica in 0..3 {
+        let is_early = Arc::clone(&is_early);
+        let behaviour = move |frame: &Frame<'_>| match replica {
+            0 if is_apply(frame) => None,
+            1 if is_apply(frame) => Some(reject(3, frame, RejectReason::NotReady)),
+            2 if is_apply(frame) && is_early() => Some(reject(3, frame, RejectReason::NotPrimary)),
+            2 => Some(answer(4, frame)),
+            _ => Some(answer(3, frame)),
+        };
+        fakes.push(fake(replica, sender.clone(), behaviour).await);
+    }
+    let endpoints: Vec<_> = fakes.iter().map(|fake| &fake.endpoint).collect();
+    let client = Client::connect(&endpoints, patient())
+        .await
+        .expect("connected");
+    assert!(client.execute(b"op").await.is_ok());
+    let first = next_apply(&mut seen).await;
+    let mut others = Vec::new();
+    while let Ok(seen) = seen.try_recv() {
+        if is_apply(&Frame::parse(&seen.bytes, CLUSTER).expect("a good frame")) {
+            assert_eq!(seen.bytes, first.bytes);
+            others.push(seen.replica);
+        }
+    }
+    assert!(others.len() >= 4, "{others:?}");
+}
+
+/// Takes 32 KiB every other millisecond, so that what is sent fills the sockets on both sides.
+async fn serve_slowly(mut stream: TcpStream, identity: Identity) -> std::io::Result<()> {
+    let mut hello = [0; HEADER_SIZE];
+    stream.read_exact(&mut hello).await?;
+    let caller = identity.judge_hello(&hello).expect("a good hello");
+    let welcome = identity.welcome(&caller, limits::FRAME_SIZE_MAX / 2);
+    stream.write_all(bytemuck::bytes_of(&welcome)).await?;
+    let mut ingress = Ingress::new(2 * limits::FRAME_SIZE_MAX, limits::FRAME_SIZE_MAX);
+    let mut pace = tokio::time::interval(Duration::from_millis(2));
+    let mut answers = Vec::new();
+    loop {
+        pace.tick().await;
+        let space = ingress.space();
+        let most = space.len().min(32 << 10);
+        let count = stream.read(&mut space[..most]).await?;
+        if count == 0 {
+            return Ok(());
+        }
+        ingress.filled(count);
+        while let Some(bytes) = ingress.next_frame().expect("clients send frames") {
+            let frame = Frame::parse(bytes, CLUSTER).expect("clients send good frames");
+            // Nothing is said before everything was heard.
+            answers.push(answer(0, &frame));
+        }
+        if answers.len() == 1 + LARGE {
+            stream.write_all(&answers.concat()).await?;
+        }
+    }
+}
+
+/// How many queries are sent at once to the slow replica.
+const LARGE: usize = 64;
+
+#[tokio::test]
+async fn a_full_socket_is_no_silence() {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(64 << 10).expect("small");
+    let any = "127.0.0.1:0".parse().expect("an address");
+    socket.bind(any).expect("a port");
+    let listener = socket.listen(16).expect("listening");
+    let endpoint = listener.local_addr().expect("bound").to_string();
+    let connections = Arc::new(Mutex::new(0));
+    let counted = Arc::clone(&connections);
+    let task = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            *counted.lock().expect("not poisoned") += 1;
+            tokio::spawn(serve_slowly(stream, identity(0, CLUSTER)));
+        }
+    });
+    let options = ClientOptions {
+        // Longer than the replica takes for what the operating system holds for it, and shorter than for
+        // all of it.
+        retry_min: Duration::from_millis(1200),
+        retry_max: Duration::from_millis(1200),
+        ..options()
+    };
+    let client = Client::connect(&[&endpoint], options)
+        .await
+        .expect("connected");
+    let calls: Vec<_> = (0..LARGE)
+        .map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move { client.query(&vec![7; 400 << 10]).await })
+        })
+        .collect();
+    // The replica answers all of them or none: a second attempt would begin anew.
+    for call in calls {
+        assert!(call.await.expect("ran").is_ok());
+    }
+    assert_eq!(*connections.lock().expect("not poisoned"), 1);
+    task.abort();
 }
 
 #[tokio::test]
@@ -412,42 +556,57 @@ async fn refusals_of_the_machine_do_not_cost_the_session() {
     );
 }
 
-#[tokio::test]
-async fn another_cluster_in_the_old_ones_place_ends_the_client() {
-    let (sender, _seen) = mpsc::unbounded_channel();
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let other = ClusterId::new(1);
-    // The second endpoint belongs to another cluster, and the first hangs up.
-    let two = fake_on(listener, identity(1, other), sender.clone(), |frame| {
-        Some(answer(0, frame))
-    });
-    let one = fake(0, sender, move |frame| {
-        if is_apply(frame) {
-            None
-        } else {
-            Some(answer(0, frame))
+/// Connects to the fakes' endpoints until it begins at the first of them: each client begins anywhere.
+async fn connect_to_first(fakes: [&Fake; 2]) -> Client {
+    loop {
+        let client = connect(&fakes).await;
+        if client.cluster() == CLUSTER {
+            return client;
         }
+    }
+}
+
+/// R7.2.
+#[tokio::test]
+async fn an_endpoint_of_another_cluster_is_skipped_and_only_if_all_are_the_client_ends() {
+    let (sender, mut seen) = mpsc::unbounded_channel();
+    let other = ClusterId::new(1);
+    let foreign = |listener| {
+        fake_on(listener, identity(1, other), sender.clone(), |frame| {
+            Some(answer(0, frame))
+        })
+    };
+    let two = foreign(TcpListener::bind("127.0.0.1:0").await.expect("a port"));
+    // Hangs up a few times, so that the client comes by the other cluster.
+    let hangs_up = first(3);
+    let one = fake(0, sender.clone(), move |frame| {
+        let gone = is_apply(frame) && hangs_up();
+        (!gone).then(|| answer(0, frame))
     })
     .await;
-    // Begins at a random endpoint: until it begins at the first.
-    let client = loop {
-        let endpoints = [&one.endpoint, &two.endpoint];
-        let client = Client::connect(&endpoints, options())
-            .await
-            .expect("connected");
-        if client.cluster() == CLUSTER {
-            break client;
+    let client = connect_to_first([&one, &two]).await;
+    assert!(client.execute(b"op").await.is_ok());
+    while let Ok(seen) = seen.try_recv() {
+        assert_eq!(seen.replica, 0, "nothing is sent to another cluster");
+    }
+    let endpoint = one.endpoint.clone();
+    drop(one);
+    let listener = loop {
+        // The task's socket is closed when the runtime comes to it.
+        if let Ok(listener) = TcpListener::bind(&endpoint).await {
+            break listener;
         }
+        tokio::task::yield_now().await;
     };
+    let _one = foreign(listener);
     let error = client.execute(b"op").await.expect_err("another cluster");
-    let expected = ClientError::WrongCluster {
-        endpoint: two.endpoint.clone(),
-        expected: CLUSTER,
-        received: other,
-    };
-    assert_eq!(error, expected);
+    assert!(
+        matches!(error, ClientError::WrongCluster { expected, received, .. }
+            if expected == CLUSTER && received == other),
+        "{error}"
+    );
     assert!(error.is_outcome_unknown());
-    assert_eq!(client.query(b"q").await.expect_err("for good"), expected);
+    assert_eq!(client.query(b"q").await.expect_err("for good"), error);
 }
 
 #[tokio::test]

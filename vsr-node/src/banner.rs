@@ -79,10 +79,9 @@ pub fn survives(config: &Config) -> &'static str {
     ) {
         (1, _) => "survives no crash (for development; use 3 or more replicas for data you need)",
         (2, _) => "survives no crash (two need both; use 3 or more replicas for data you need)",
-        // Honest until view changes are part of it: a dead primary is not replaced yet.
-        (_, 1) => "survives 1 crash of a backup (a dead primary is not replaced yet)",
-        (_, 2) => "survives 2 crashes of backups (a dead primary is not replaced yet)",
-        _ => "survives 3 crashes of backups (a dead primary is not replaced yet)",
+        (_, 1) => "survives 1 crash",
+        (_, 2) => "survives 2 crashes at the same time",
+        _ => "survives 3 crashes at the same time",
     }
 }
 
@@ -90,7 +89,10 @@ fn next(config: &Config) -> String {
     let indent = " ".repeat(12);
     let how_many = match config.consensus.replicas {
         1 => "Form the cluster, once:".to_owned(),
-        n => format!("When all {n} replicas are up, form the cluster, once:"),
+        n => format!(
+            "If the cluster exists, it recovers from the others by itself. If not: when all {n} are up,\n\
+             {indent}form it, once:"
+        ),
     };
     let endpoints = config.peers.join(",");
     format!(

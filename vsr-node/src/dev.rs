@@ -1,9 +1,12 @@
 //! `vsr-node dev`: a throw-away cluster on well-known ports, kept up until Ctrl-C.
+//!
+//! A replica that is killed is started again, empty, as a supervisor would do, and recovers from the
+//! others: `kill -9` is what this cluster is for.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::time::interval;
+use tokio::time::{Instant, interval};
 
 use crate::local::{LocalCluster, LocalError, Member, members_from, say};
 
@@ -14,10 +17,13 @@ const SETTINGS: [(&str, &str); 3] = [
     ("log-level", "warn"),
 ];
 
+/// A process that ends sooner after its start than this would do so again.
+const STARTS_BADLY: Duration = Duration::from_secs(2);
+
 /// Starts the cluster, says where it is, and keeps it until `stop` resolves.
 ///
 /// # Errors
-/// When the cluster does not come about, or a replica ends by itself.
+/// When the cluster does not come about, or a replica ends as soon as it is started.
 pub async fn run(
     program: PathBuf,
     replicas: u8,
@@ -28,6 +34,7 @@ pub async fn run(
     let mut cluster = LocalCluster::spawn(&program, "dev", members, &SETTINGS)?;
     let formed = cluster.form().await?;
     announce(&cluster, &formed.cluster.to_string());
+    let mut started = vec![Instant::now(); usize::from(replicas)];
     let mut looks = interval(Duration::from_millis(500));
     tokio::pin!(stop);
     loop {
@@ -35,11 +42,27 @@ pub async fn run(
             // Ctrl-C reaches the children too: their ends are then no news.
             biased;
             () = &mut stop => break,
-            _ = looks.tick() => cluster.check_alive()?,
+            _ = looks.tick() => start_again(&mut cluster, &mut started)?,
         }
     }
     say("\nStopping.");
     cluster.stop().await;
+    Ok(())
+}
+
+/// Starts again what has ended.
+fn start_again(cluster: &mut LocalCluster, started: &mut [Instant]) -> Result<(), LocalError> {
+    for (replica, status) in cluster.take_dead()? {
+        if started[replica].elapsed() < STARTS_BADLY {
+            return Err(LocalError::Died { replica, status });
+        }
+        cluster.restart(replica)?;
+        started[replica] = Instant::now();
+        let process = cluster.processes()[replica].unwrap_or_default();
+        say(&format!(
+            "R{replica} has ended ({status}). It is started again, empty, as process {process}, and recovers."
+        ));
+    }
     Ok(())
 }
 
@@ -72,7 +95,8 @@ fn announce(cluster: &LocalCluster, id: &str) {
         .map(|m| m.native.as_str())
         .collect();
     say(&format!(
-        "\nTry:  redis-cli -p {port} set greeting hello\n      vsr-cli --endpoints {} status\nCtrl-C stops it.",
+        "\nTry:  redis-cli -p {port} set greeting hello\n      vsr-cli --endpoints {} status\n      kill -9 any of the \
+         processes: it is started again, empty, and recovers\nCtrl-C stops it.",
         endpoints.join(",")
     ));
 }

@@ -9,7 +9,10 @@ mod tests;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use vsr_consensus::{HaltReason, PeerReport, Replica, Report, StateMachine};
+use vsr_consensus::{
+    HaltReason, PeerReport, RecoveryPhase, RecoveryReport, Replica, Report, StateMachine,
+    TransferReport,
+};
 use vsr_types::message::PeerStatus;
 use vsr_types::{Batch, Instant, Op, Operation, ReplicaIndex};
 
@@ -56,6 +59,14 @@ pub struct Status {
     pub ready: bool,
     /// Why it is not ready; empty when it is.
     pub reason: String,
+    /// Fewer replicas than a quorum were operational for long: nothing is served.
+    pub quorum_lost: bool,
+    /// How often it has left a view.
+    pub view_changes: u64,
+    /// What it fetches from the others, while it does.
+    pub recovery: Option<Recovery>,
+    /// How its process got the state of the one before it, if it did.
+    pub recovered: Option<Recovered>,
     /// Its epoch.
     pub epoch: u64,
     /// Its view.
@@ -84,6 +95,59 @@ pub struct Status {
     pub memory_bytes: u64,
     /// Since the process started.
     pub uptime_seconds: f64,
+}
+
+/// A replica that has lost its memory gets it back, or one that was away for long catches up.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recovery {
+    /// `asking`, `registering` or `restoring`; `none` when a replica that takes part catches up.
+    pub phase: String,
+    /// How many replicas have answered the question that is asked now.
+    pub replies: u8,
+    /// How many must.
+    pub needed: u8,
+    /// The last op that it must hold before it takes part; none while unknown.
+    pub target_op: Option<u64>,
+    /// Up to which op it holds everything.
+    pub held_op: u64,
+    /// For how long it has been going on.
+    pub seconds: f64,
+    /// The state that it fetches, if the log alone does not do.
+    pub transfer: Option<Transfer>,
+}
+
+/// A state on its way to this replica.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Transfer {
+    /// Who gives it.
+    pub donor: u8,
+    /// Counts passes over the state from 1: each brings what changed during the one before.
+    pub pass: u32,
+    /// Whether this is the last pass, during which the donor executes nothing.
+    pub last: bool,
+    /// How many chunks the state has; none until the donor said so.
+    pub chunks: Option<u64>,
+    /// How many of them are behind this pass.
+    pub looked_at: u64,
+    /// How many chunks came, in all passes.
+    pub taken: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// For how long it has been going on.
+    pub seconds: f64,
+}
+
+/// A recovery that is over.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recovered {
+    /// From the first question to taking part.
+    pub seconds: f64,
+    /// From the start of the process to taking part.
+    pub seconds_since_start: f64,
+    /// The last op that it held then.
+    pub op: u64,
+    /// All that the other replicas sent meanwhile.
+    pub bytes: u64,
 }
 
 /// A state's digest at an op. Topic `digest`.
@@ -242,6 +306,14 @@ pub struct Surroundings<'a> {
     pub progress: Progress,
     /// The connections to the other replicas.
     pub links: Vec<LinkReport>,
+    /// How far its recovery has come, and whether a quorum is there.
+    pub recovery: RecoveryReport,
+    /// The state that it fetches.
+    pub transfer: Option<TransferReport>,
+    /// How this process got the state of the one before it.
+    pub recovered: Option<Recovered>,
+    /// How often it has left a view.
+    pub view_changes: u64,
 }
 
 /// When the replica last had nothing to wait for.
@@ -272,9 +344,13 @@ pub fn readiness(report: &Report, around: &Surroundings<'_>) -> Result<(), Strin
     if let Some(reason) = report.halted {
         return Err(halt_text(reason));
     }
+    if around.recovery.quorum_lost {
+        return Err(quorum_lost_text(report, around));
+    }
     match report.status {
         PeerStatus::Normal => {}
         PeerStatus::Blank => return Err("blank: holds nothing and waits for `vsr-cli init`".into()),
+        PeerStatus::Recovering => return Err(recovery_text(around)),
         other => return Err(format!("{}: does not take part yet", status_name(other))),
     }
     let heard = |peer: &PeerReport| peer.heard.is_some_and(|at| around.now.since(at) < patience);
@@ -308,6 +384,97 @@ pub fn readiness(report: &Report, around: &Surroundings<'_>) -> Result<(), Strin
     Ok(())
 }
 
+fn quorum_lost_text(report: &Report, around: &Surroundings<'_>) -> String {
+    let (quorum, replicas) = (around.config.consensus.quorum(), report.replicas);
+    format!(
+        "QUORUM_LOST: fewer than {quorum} of {replicas} replicas take part, so nothing is served; bring the \
+         others back, and do not restart those that still hold the state (now {})",
+        status_name(report.status)
+    )
+}
+
+/// How far a recovery has come, for people.
+fn recovery_text(around: &Surroundings<'_>) -> String {
+    let RecoveryReport {
+        phase,
+        replies,
+        needed,
+        target,
+        held,
+        ..
+    } = around.recovery;
+    if let Some(transfer) = around.transfer {
+        let (donor, taken, bytes) = (transfer.donor, transfer.taken, transfer.bytes);
+        let bytes = crate::config::show_size(usize::try_from(bytes).unwrap_or(usize::MAX));
+        return match transfer.chunks {
+            Some(chunks) => format!(
+                "recovering: fetches the state from {donor}, pass {}: {} of {chunks} chunks looked at, \
+                 {taken} taken ({bytes})",
+                transfer.pass, transfer.looked_at
+            ),
+            None => format!("recovering: asks {donor} for the state"),
+        };
+    }
+    match phase {
+        RecoveryPhase::Restoring => format!("recovering: holds op {held} of {target}"),
+        RecoveryPhase::None | RecoveryPhase::Asking | RecoveryPhase::Registering => {
+            format!("recovering: {replies} of {needed} replicas have answered")
+        }
+    }
+}
+
+/// The word for a recovery's phase.
+#[must_use]
+pub const fn phase_name(phase: RecoveryPhase) -> &'static str {
+    match phase {
+        RecoveryPhase::None => "none",
+        RecoveryPhase::Asking => "asking",
+        RecoveryPhase::Registering => "registering",
+        RecoveryPhase::Restoring => "restoring",
+    }
+}
+
+fn recovery(report: &Report, around: &Surroundings<'_>) -> Option<Recovery> {
+    let RecoveryReport {
+        phase,
+        replies,
+        needed,
+        since,
+        target,
+        held,
+        ..
+    } = around.recovery;
+    let is_recovering = report.status == PeerStatus::Recovering;
+    if !is_recovering && around.transfer.is_none() {
+        return None;
+    }
+    let transfer = around.transfer.map(|transfer| Transfer {
+        donor: transfer.donor.raw(),
+        pass: transfer.pass,
+        last: transfer.held,
+        chunks: transfer.chunks,
+        looked_at: transfer.looked_at,
+        taken: transfer.taken,
+        bytes: transfer.bytes,
+        seconds: transfer.elapsed.as_secs_f64(),
+    });
+    let since_start = around.now.since(since).as_secs_f64();
+    let in_transfer = transfer.as_ref().map_or(0.0, |transfer| transfer.seconds);
+    Some(Recovery {
+        phase: phase_name(phase).into(),
+        replies,
+        needed,
+        target_op: (target != Op::ZERO).then(|| target.raw()),
+        held_op: held.raw(),
+        seconds: if is_recovering {
+            since_start
+        } else {
+            in_transfer
+        },
+        transfer,
+    })
+}
+
 /// The replica in a few numbers.
 #[must_use]
 pub fn status(report: &Report, around: &Surroundings<'_>) -> Status {
@@ -336,6 +503,10 @@ pub fn status(report: &Report, around: &Surroundings<'_>) -> Status {
         role: role.into(),
         ready: ready.is_ok(),
         reason: ready.err().unwrap_or_default(),
+        quorum_lost: around.recovery.quorum_lost,
+        view_changes: around.view_changes,
+        recovery: recovery(report, around),
+        recovered: around.recovered,
         epoch: report.epoch.raw(),
         view: report.view.raw(),
         primary: report.primary.raw(),
@@ -422,6 +593,9 @@ pub fn halt_text(reason: HaltReason) -> String {
             "divergence: the state after op {op} is not that of a majority; keep the logs, stop this node and start it again blank"
         ),
         HaltReason::OpMax => "the op numbers are used up (--op-max)".into(),
+        HaltReason::Superseded => {
+            "superseded: another process has taken this replica's place in the cluster; see that only one is started per replica".into()
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -162,9 +162,12 @@ pub fn members_from(base_port: u16, replicas: usize) -> Result<Vec<Member>, Loca
 /// A throw-away cluster.
 #[derive(Debug)]
 pub struct LocalCluster {
+    program: PathBuf,
     name: String,
     members: Vec<Member>,
-    children: Vec<Child>,
+    settings: Vec<(String, String)>,
+    /// The process of each member; none: it was killed.
+    children: Vec<Option<Child>>,
 }
 
 impl LocalCluster {
@@ -173,47 +176,70 @@ impl LocalCluster {
     /// # Errors
     /// When a process cannot be started.
     pub fn spawn(
-        program: &PathBuf,
+        program: &Path,
         name: &str,
         members: Vec<Member>,
         settings: &[(&str, &str)],
     ) -> Result<Self, LocalError> {
-        let peers: Vec<&str> = members
+        let settings = settings
             .iter()
-            .map(|member| member.native.as_str())
-            .collect();
-        let peers = peers.join(",");
-        let mut children = Vec::new();
-        for (index, member) in members.iter().enumerate() {
-            let mut command = Command::new(program);
-            command.args([
-                "start",
-                "--until-stdin-closes",
-                "--quiet",
-                "--cluster",
-                name,
-            ]);
-            command.args(["--peers", &peers, "--replica", &index.to_string()]);
-            command.args(["--resp", &member.resp, "--admin", &member.admin]);
-            for (setting, value) in settings {
-                command.args([&format!("--{setting}"), *value]);
-            }
-            // What the parent was told is not meant for the children.
-            command.env_remove("VSR_CONFIG");
-            for field in FIELDS {
-                command.env_remove(field.variable());
-            }
-            command
-                .stdin(Stdio::piped())
-                .stdout(Stdio::null())
-                .kill_on_drop(true);
-            children.push(command.spawn().map_err(system("cannot start a replica"))?);
-        }
-        Ok(Self {
+            .map(|(setting, value)| (format!("--{setting}"), (*value).to_owned()));
+        let mut cluster = Self {
+            program: program.to_owned(),
             name: name.to_owned(),
             members,
-            children,
-        })
+            settings: settings.collect(),
+            children: Vec::new(),
+        };
+        for replica in 0..cluster.members.len() {
+            let child = cluster.start(replica)?;
+            cluster.children.push(Some(child));
+        }
+        Ok(cluster)
+    }
+
+    fn start(&self, replica: usize) -> Result<Child, LocalError> {
+        let natives: Vec<&str> = self.members.iter().map(|m| m.native.as_str()).collect();
+        let member = &self.members[replica];
+        let mut command = Command::new(&self.program);
+        command.args(["start", "--until-stdin-closes", "--quiet"]);
+        command.args(["--cluster", &self.name, "--peers", &natives.join(",")]);
+        command.args(["--replica", &replica.to_string()]);
+        command.args(["--resp", &member.resp, "--admin", &member.admin]);
+        for (setting, value) in &self.settings {
+            command.args([setting, value]);
+        }
+        // What the parent was told is not meant for the children.
+        command.env_remove("VSR_CONFIG");
+        for field in FIELDS {
+            command.env_remove(field.variable());
+        }
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .kill_on_drop(true);
+        command.spawn().map_err(system("cannot start a replica"))
+    }
+
+    /// Ends a replica's process with SIGKILL, and waits until it is gone with all its memory.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub async fn kill(&mut self, replica: usize) -> Result<(), LocalError> {
+        let Some(mut child) = self.children[replica].take() else {
+            return Ok(());
+        };
+        child.kill().await.map_err(system("cannot kill a replica"))
+    }
+
+    /// Starts a replica that was killed: a process that holds nothing, in the same place.
+    ///
+    /// # Errors
+    /// When the process cannot be started.
+    pub fn restart(&mut self, replica: usize) -> Result<(), LocalError> {
+        assert!(self.children[replica].is_none(), "it was killed before");
+        self.children[replica] = Some(self.start(replica)?);
+        Ok(())
     }
 
     /// Who is in it.
@@ -225,20 +251,38 @@ impl LocalCluster {
     /// The process of each replica.
     #[must_use]
     pub fn processes(&self) -> Vec<Option<u32>> {
-        self.children.iter().map(Child::id).collect()
+        let id = |child: &Option<Child>| child.as_ref().and_then(Child::id);
+        self.children.iter().map(id).collect()
     }
 
-    /// Whether all children are still there.
+    /// Whether all children that were not killed are still there.
     ///
     /// # Errors
     /// Who is not.
     pub fn check_alive(&mut self) -> Result<(), LocalError> {
         for (replica, child) in self.children.iter_mut().enumerate() {
+            let Some(child) = child else { continue };
             if let Some(status) = child.try_wait().map_err(system("cannot ask for a child"))? {
                 return Err(LocalError::Died { replica, status });
             }
         }
         Ok(())
+    }
+
+    /// Which children have ended by themselves since the last call, and how.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn take_dead(&mut self) -> Result<Vec<(usize, ExitStatus)>, LocalError> {
+        let mut dead = Vec::new();
+        for (replica, place) in self.children.iter_mut().enumerate() {
+            let Some(child) = place else { continue };
+            if let Some(status) = child.try_wait().map_err(system("cannot ask for a child"))? {
+                *place = None;
+                dead.push((replica, status));
+            }
+        }
+        Ok(dead)
     }
 
     /// Waits until every replica answers, forms the cluster, and waits until every replica is ready.
@@ -259,10 +303,8 @@ impl LocalCluster {
         for replica in 0..self.members.len() {
             loop {
                 self.check_alive()?;
-                let reason = match get(&self.members[replica].admin, path).await {
-                    Ok((200, _)) => break,
-                    Ok((_, body)) => body.trim().to_owned(),
-                    Err(error) => error.to_string(),
+                let Err(reason) = self.answers(replica, path).await else {
+                    break;
                 };
                 if Instant::now() >= deadline {
                     return Err(LocalError::NotReady { replica, reason });
@@ -273,35 +315,51 @@ impl LocalCluster {
         Ok(())
     }
 
+    /// Whether a replica answers 200 to `path`; if not, what it answers.
+    async fn answers(&self, replica: usize, path: &str) -> Result<(), String> {
+        match get(&self.members[replica].admin, path).await {
+            Ok((200, _)) => Ok(()),
+            Ok((_, body)) => Err(body.trim().to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
     /// What every replica says of itself.
     ///
     /// # Errors
     /// When one says nothing usable.
     pub async fn statuses(&self) -> Result<Vec<Status>, LocalError> {
-        const PATH: &str = "/status";
         let mut statuses = Vec::new();
-        for (replica, member) in self.members.iter().enumerate() {
-            let fail = |reason: String| LocalError::Answer {
-                replica,
-                path: PATH,
-                reason,
-            };
-            let (_, body) = get(&member.admin, PATH)
-                .await
-                .map_err(|error| fail(error.to_string()))?;
-            let status = serde_json::from_str(&body).map_err(|error| fail(error.to_string()))?;
-            statuses.push(status);
+        for replica in 0..self.members.len() {
+            statuses.push(self.status(replica).await?);
         }
         Ok(statuses)
     }
 
+    /// What a replica says of itself.
+    ///
+    /// # Errors
+    /// When it says nothing usable.
+    pub async fn status(&self, replica: usize) -> Result<Status, LocalError> {
+        const PATH: &str = "/status";
+        let fail = |reason: String| LocalError::Answer {
+            replica,
+            path: PATH,
+            reason,
+        };
+        let (_, body) = get(&self.members[replica].admin, PATH)
+            .await
+            .map_err(|error| fail(error.to_string()))?;
+        serde_json::from_str(&body).map_err(|error| fail(error.to_string()))
+    }
+
     /// Asks every child to stop, waits for them, and kills those that do not. Returns how each ended.
     pub async fn stop(mut self) -> Vec<io::Result<ExitStatus>> {
-        for child in &mut self.children {
+        for child in self.children.iter_mut().flatten() {
             drop(child.stdin.take());
         }
         let mut ends = Vec::new();
-        for child in &mut self.children {
+        for child in self.children.iter_mut().flatten() {
             ends.push(match timeout(STOP_TIMEOUT, child.wait()).await {
                 Ok(end) => end,
                 Err(_) => match child.kill().await {

@@ -36,8 +36,9 @@ struct Cli {
 enum Command {
     /// Run one replica until SIGTERM
     ///
-    /// It starts blank: it holds nothing and serves nothing until `vsr-cli init` forms a cluster of all
-    /// replicas of the list. Flags override VSR_<FLAG> environment variables (VSR_TICK=20ms), which
+    /// It starts blank: it holds nothing and serves nothing until it has recovered from peers that have a
+    /// cluster, or until `vsr-cli init` forms one of all replicas of the list. SIGTERM ends it in order: a
+    /// primary hands over first. Flags override VSR_<FLAG> environment variables (VSR_TICK=20ms), which
     /// override the file of --config.
     Start(Box<Start>),
     /// Keep a throw-away cluster up until Ctrl-C
@@ -49,10 +50,11 @@ enum Command {
         #[arg(long, default_value_t = 6379, value_parser = clap::value_parser!(u16).range(1024..=60_000))]
         base_port: u16,
     },
-    /// Three replicas, load, and a look whether every promise was kept; ends by itself
+    /// Three replicas, load, the primary killed and brought back empty, and a look whether every
+    /// promise was kept; ends by itself
     Demo {
-        /// How long the load lasts.
-        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=3600))]
+        /// How long the load lasts, in seconds. Everything that clients saw is kept until it is checked.
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=600))]
         seconds: u64,
     },
     /// Check or print configuration files

@@ -12,10 +12,10 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
-use vsr_consensus::{Counters, Report};
+use vsr_consensus::{Counters, HaltReason, RecoveryPhase, Report};
 
 use crate::gateway::GatewayCounters;
-use crate::inspect::{Peer, Surroundings, readiness, status_name};
+use crate::inspect::{Peer, Surroundings, phase_name, readiness, status_name};
 use crate::kv::KvReport;
 
 /// What a scrape answers with.
@@ -174,8 +174,101 @@ pub fn replica(samples: &mut Samples, report: &Report, around: &Surroundings<'_>
         "Batches on their way",
         report.in_flight as u64,
     );
+    recovery(samples, report, around);
     for peer in crate::inspect::status(report, around).peers {
         self::peer(samples, &peer);
+    }
+}
+
+/// View changes, recovery, transfer, and what has gone wrong for good.
+fn recovery(samples: &mut Samples, report: &Report, around: &Surroundings<'_>) {
+    let help = "How often this replica has left a view";
+    samples.counter("view_changes", help, Vec::new(), around.view_changes);
+    for (name, is_it) in [
+        (
+            "divergence",
+            matches!(report.halted, Some(HaltReason::Divergence { .. })),
+        ),
+        ("op_max", report.halted == Some(HaltReason::OpMax)),
+        ("superseded", report.halted == Some(HaltReason::Superseded)),
+    ] {
+        let labels = vec![("reason", name.to_owned())];
+        samples.gauge(
+            "halted",
+            "1 at the reason why it stopped",
+            labels,
+            is_it.into(),
+        );
+    }
+    for phase in [
+        RecoveryPhase::Asking,
+        RecoveryPhase::Registering,
+        RecoveryPhase::Restoring,
+    ] {
+        let labels = vec![("phase", phase_name(phase).to_owned())];
+        let is_it = around.recovery.phase == phase;
+        let help = "1 at the phase of the recovery that goes on";
+        samples.gauge("recovery_phase", help, labels, is_it.into());
+    }
+    let mut gauge = |name, help, value| samples.gauge(name, help, Vec::new(), value);
+    gauge(
+        "quorum_lost",
+        "1 while fewer replicas than a quorum take part",
+        around.recovery.quorum_lost.into(),
+    );
+    gauge(
+        "recovery_replies",
+        "Replicas that have answered a recovering one",
+        around.recovery.replies.into(),
+    );
+    gauge(
+        "recovery_target_op",
+        "The op that a recovering replica must hold",
+        around.recovery.target.raw(),
+    );
+    gauge(
+        "recovery_held_op",
+        "The op up to which everything is held",
+        around.recovery.held.raw(),
+    );
+    transfer(samples, around);
+}
+
+/// The state that is fetched now, and the recovery that is over.
+fn transfer(samples: &mut Samples, around: &Surroundings<'_>) {
+    let mut gauge = |name, help, value| samples.gauge(name, help, Vec::new(), value);
+    if let Some(transfer) = around.transfer {
+        gauge(
+            "transfer_chunks",
+            "Chunks of the state that is fetched",
+            transfer.chunks.unwrap_or(0),
+        );
+        gauge(
+            "transfer_chunks_done",
+            "Chunks behind this pass",
+            transfer.looked_at,
+        );
+        gauge(
+            "transfer_pass",
+            "The pass over the state, from 1",
+            transfer.pass.into(),
+        );
+        gauge(
+            "transfer_bytes",
+            "Bytes of the state taken so far",
+            transfer.bytes,
+        );
+    }
+    if let Some(recovered) = around.recovered {
+        let bytes = "What the others sent until this process took part";
+        gauge("recovery_received_bytes", bytes, recovered.bytes);
+        let help = "How long this process took to get its state back";
+        samples.real(
+            "recovery_duration_seconds",
+            help,
+            Vec::new(),
+            recovered.seconds,
+        );
     }
 }
 

@@ -17,8 +17,9 @@
 //! # }
 //! ```
 //!
-//! Everything runs on the thread that awaits it. An orderly end ([`Builder::with_shutdown`]) stops
-//! accepting first, answers what is outstanding, and only then leaves the cluster.
+//! Everything runs on the thread that awaits it. An orderly end ([`Builder::with_shutdown`]) lets
+//! another replica lead first, then stops accepting, answers what is outstanding, and only then leaves
+//! the cluster.
 
 use std::cell::Cell;
 use std::fmt;
@@ -28,8 +29,8 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
-use tokio::time::{Instant, interval, timeout};
-use vsr_consensus::{Boot, HaltReason, StateMachine};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use vsr_consensus::{Boot, Event, HaltReason, Replica, Report, StateMachine};
 use vsr_types::message::{InspectTopic, PeerStatus};
 use vsr_types::{MemberId, Nonce, Op};
 
@@ -37,7 +38,7 @@ use crate::admin::{self, Bounds, Source};
 use crate::banner::Addresses;
 use crate::config::Config;
 use crate::gateway::{Gateway, GatewayOptions};
-use crate::inspect::{self, Progress, Surroundings};
+use crate::inspect::{self, Progress, Recovered, Surroundings};
 use crate::kv::KvMachine;
 use crate::metrics::{self, Samples};
 use crate::resp_port::ReplicaPort;
@@ -45,6 +46,9 @@ use crate::server::{Server, ServerConfig, ServerError, StopReason};
 
 /// How often commits are looked at, to know how long the oldest has been waiting.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// The same while the replica does not take part: how long a recovery took is to be known well.
+const LOOK_CLOSELY: Duration = Duration::from_millis(10);
 
 /// A loop that has not turned for so long hangs: heartbeats alone turn it every tick.
 const LOOP_SILENCE_MAX: Duration = Duration::from_secs(10);
@@ -186,6 +190,7 @@ fn gateway_options(config: &Config) -> GatewayOptions {
     GatewayOptions {
         lanes: config.resp_lanes,
         clients_max: config.clients_max,
+        buffers: config.resp_buffers,
         client_timeout: config.client_timeout,
         operation_size_max: vsr_types::limits::OPERATION_SIZE_MAX
             .min(config.consensus.batch_size_max - vsr_types::limits::BATCH_HEADER_SIZE)
@@ -254,6 +259,10 @@ struct Running<S: StateMachine + 'static> {
     memory: std::cell::OnceCell<Vec<(String, usize)>>,
     started: Instant,
     progress: Cell<Progress>,
+    /// When it was first seen to recover.
+    recovers_since: Cell<Option<vsr_types::Instant>>,
+    /// How this process got the state of the one before it.
+    recovered: Cell<Option<Recovered>>,
     /// How often the loop had turned when it was last seen to turn, and when that was.
     turns: Cell<(u64, Instant)>,
 }
@@ -276,6 +285,8 @@ impl<S: StateMachine + 'static> Running<S> {
             memory: std::cell::OnceCell::new(),
             started: now,
             progress: Cell::default(),
+            recovers_since: Cell::default(),
+            recovered: Cell::default(),
             turns: Cell::new((0, now)),
         }))
     }
@@ -336,23 +347,56 @@ impl<S: StateMachine + 'static> Running<S> {
         result
     }
 
-    /// Takes no more work and answers what there is, for at most the drain time-out.
+    /// Hands over, takes no more work and answers what there is, for at most the drain time-out.
     async fn drain(&self, serving: Option<JoinHandle<()>>) {
+        let until = Instant::now() + self.config.drain_timeout;
+        if timeout_at(until, self.hand_over()).await.is_err() {
+            tracing::warn!("no other replica has taken over before the drain time-out");
+        }
         let (Some(gateway), Some(serving)) = (self.gateway.get(), serving) else {
             return;
         };
         gateway.stop();
-        if timeout(self.config.drain_timeout, serving).await.is_err() {
+        if timeout_at(until, serving).await.is_err() {
             tracing::warn!("some clients were still waiting when the drain time-out was over");
+        }
+    }
+
+    /// A primary lets another replica lead before it goes, so that nobody waits for a time-out. Returns
+    /// when this replica does not lead, or when nobody is left who could.
+    async fn hand_over(&self) {
+        let mut views = self.server.views();
+        let mut has_led = false;
+        loop {
+            views.mark_unchanged();
+            let report = self.server.report();
+            let may_lead = match report.status {
+                PeerStatus::Normal => report.primary == report.replica,
+                PeerStatus::ViewChange => true,
+                PeerStatus::Blank | PeerStatus::Recovering | PeerStatus::Halted => false,
+            };
+            let others = self.server.links().iter().filter(|link| link.is_up).count();
+            if !may_lead {
+                if has_led {
+                    let (view, primary) = (report.view.raw(), report.primary.raw());
+                    tracing::info!(view, primary, "handed over");
+                }
+                return;
+            }
+            if others == 0 || others + 1 < usize::from(self.config.consensus.quorum()) {
+                return;
+            }
+            // Again and again: the one that was asked first may be gone.
+            self.server.leave();
+            has_led = true;
+            let _elapsed = timeout(LOOK, views.changed()).await;
         }
     }
 
     /// Looks at the replica regularly: what stands still can only be seen by looking twice.
     async fn watch(self: Rc<Self>) {
-        let mut looks = interval(LOOK);
         let mut last = None;
         loop {
-            looks.tick().await;
             let report = self.server.report();
             let mut progress = self.progress.get();
             progress.observe(&report, self.now());
@@ -367,7 +411,36 @@ impl<S: StateMachine + 'static> Running<S> {
                 let (view, primary) = (report.view.raw(), report.primary.raw());
                 tracing::info!(status, view, primary, "status");
             }
+            self.note_recovery(&report);
+            let is_calm = report.status == PeerStatus::Normal;
+            sleep(if is_calm { LOOK } else { LOOK_CLOSELY }).await;
         }
+    }
+
+    /// Notes, once, that this process has got the state of the one before it.
+    fn note_recovery(&self, report: &Report) {
+        if report.status == PeerStatus::Recovering && self.recovers_since.get().is_none() {
+            self.recovers_since.set(Some(self.now()));
+        }
+        // The processes that formed the cluster count as life 0.
+        let is_later_life = report.status == PeerStatus::Normal && report.incarnation.counter > 0;
+        if !is_later_life || self.recovered.get().is_some() {
+            return;
+        }
+        // Nobody saw it recover: it took no longer than since the clock's start.
+        let since = self
+            .recovers_since
+            .get()
+            .unwrap_or(vsr_types::Instant::ZERO);
+        let recovered = Recovered {
+            seconds: self.now().since(since).as_secs_f64(),
+            seconds_since_start: self.started.elapsed().as_secs_f64(),
+            op: report.op.raw(),
+            bytes: self.server.net_counters().peer_bytes_received,
+        };
+        self.recovered.set(Some(recovered));
+        let Recovered { seconds, bytes, .. } = recovered;
+        tracing::info!(seconds, bytes, op = recovered.op, "recovered");
     }
 
     /// The server's monotonic clock.
@@ -376,6 +449,8 @@ impl<S: StateMachine + 'static> Running<S> {
     }
 
     fn around(&self) -> Surroundings<'_> {
+        // Whoever hears that this replica is ready hears how it became so.
+        self.note_recovery(&self.server.report());
         let memory = self
             .memory
             .get()
@@ -387,6 +462,12 @@ impl<S: StateMachine + 'static> Running<S> {
             memory,
             progress: self.progress.get(),
             links: self.server.links(),
+            recovery: self.server.with_replica(Replica::recovery_report),
+            transfer: self.server.with_replica(Replica::transfer),
+            recovered: self.recovered.get(),
+            view_changes: self
+                .server
+                .with_replica(|replica| replica.counters().of(Event::ViewsLeft)),
         }
     }
 
@@ -503,8 +584,8 @@ fn memory_plan<S: StateMachine>(
     let mut memory = machine.to_vec();
     memory.extend(server_config(config).memory::<S>());
     if with_resp {
-        let (at_start, _) = gateway_options(config).memory();
-        memory.push(("RESP port".into(), at_start));
+        let parts = gateway_options(config).memory();
+        memory.extend(parts.map(|(name, bytes)| (name.to_owned(), bytes)));
     }
     if config.admin.is_some() {
         memory.push(("admin port".into(), Bounds::default().memory()));

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use vsr_consensus::{Report, StateMachine};
-use vsr_types::{ClientId, ClusterId, Frame, FrameError};
+use vsr_types::{ClientId, ClusterId, Frame, FrameError, View};
 
 use crate::gateway::{Cluster, Sink};
 use crate::server::{LocalClient, Server};
@@ -26,6 +26,10 @@ struct Lane(Rc<dyn Sink>);
 impl LocalClient for Lane {
     fn on_frame(&self, frame: &Frame<'_>) {
         self.0.on_frame(frame);
+    }
+
+    fn on_view(&self, _view: View) {
+        self.0.on_view();
     }
 }
 
@@ -51,8 +55,13 @@ impl<S: StateMachine + 'static> Cluster for ReplicaPort<S> {
     }
 
     fn read_stale(&self, query: &[u8], reply: &mut [u8]) -> usize {
-        self.server
-            .with_replica(|replica| replica.machine().query(&replica.context(), query, reply))
+        self.server.with_replica(|replica| {
+            if replica.transfer().is_some() {
+                // Half a state answers nothing.
+                return 0;
+            }
+            replica.machine().query(&replica.context(), query, reply)
+        })
     }
 
     fn random(&self) -> u128 {

@@ -168,16 +168,21 @@ impl<M: Simple> StateMachine for SimpleMachine<M> {
         if chunks > CHUNKS_MAX {
             return Err(ImageError::TooLarge);
         }
-        self.incoming = vec![None; usize::try_from(chunks).expect("bounded just above")];
+        if self.incoming.is_empty() {
+            // What does not come is as it is here.
+            let own = self.machine.encode();
+            let own = own.chunks(CHUNK).map(|chunk| Some(chunk.to_vec()));
+            self.incoming = own.collect();
+        }
+        let count = usize::try_from(chunks).expect("bounded just above");
+        self.incoming.resize(count, None);
         Ok(())
     }
 
     fn image_put(&mut self, chunk: u64, bytes: &[u8]) -> Result<(), ImageError> {
-        let last = self.incoming.len().wrapping_sub(1);
         let place = usize::try_from(chunk).map_err(|_| ImageError::BadChunk)?;
         let slot = self.incoming.get_mut(place).ok_or(ImageError::BadChunk)?;
-        let whole = bytes.len() == CHUNK || (place == last && (1..CHUNK).contains(&bytes.len()));
-        if !whole {
+        if !(1..=CHUNK).contains(&bytes.len()) {
             return Err(ImageError::BadChunk);
         }
         *slot = Some(bytes.to_vec());
@@ -186,7 +191,12 @@ impl<M: Simple> StateMachine for SimpleMachine<M> {
 
     fn image_finish(&mut self, at: Op) -> Result<(), ImageError> {
         let chunks: Option<Vec<Vec<u8>>> = self.incoming.drain(..).collect();
-        let bytes = chunks.ok_or(ImageError::Invalid)?.concat();
+        let chunks = chunks.ok_or(ImageError::Invalid)?;
+        let is_whole = |chunk: &Vec<u8>| chunk.len() == CHUNK;
+        if !chunks.iter().rev().skip(1).all(is_whole) {
+            return Err(ImageError::Invalid);
+        }
+        let bytes = chunks.concat();
         self.machine = M::decode(&bytes).ok_or(ImageError::Invalid)?;
         self.changed_at = at;
         *self.encoded.get_mut() = None;
@@ -264,25 +274,45 @@ mod tests {
     }
 
     #[test]
+    fn what_does_not_come_is_as_it_was() {
+        let source = filled(70_000);
+        let mut target = filled(70_000);
+        target.image_begin(3).unwrap();
+        target.image_finish(Op::new(70_000)).unwrap();
+        assert_eq!(target.inner(), source.inner());
+        // The last chunk has grown, and there is one more.
+        let source = filled(110_000);
+        target.image_begin(3).unwrap();
+        let mut buffer = vec![0; CHUNK];
+        for (chunks, chunk) in [(3, 2), (4, 3)] {
+            target.image_begin(chunks).unwrap();
+            let size = source.image_read(chunk, &mut buffer);
+            target.image_put(chunk, &buffer[..size]).unwrap();
+        }
+        target.image_finish(Op::new(110_000)).unwrap();
+        assert_eq!(target.inner(), source.inner());
+    }
+
+    #[test]
     fn images_that_are_none_are_refused() {
         let mut machine = filled(1);
         assert_eq!(
             machine.image_begin(CHUNKS_MAX + 1),
             Err(ImageError::TooLarge)
         );
+        machine.image_begin(3).unwrap();
+        for (chunk, size) in [(3, CHUNK), (1, CHUNK + 1), (1, 0)] {
+            let put = machine.image_put(chunk, &vec![0; size]);
+            assert_eq!(put, Err(ImageError::BadChunk), "{chunk}: {size} bytes");
+        }
+        machine.image_put(2, b"short").unwrap();
+        let missing = machine.image_finish(Op::ZERO);
+        assert_eq!(missing, Err(ImageError::Invalid), "chunk 1 is missing");
         machine.image_begin(2).unwrap();
-        assert_eq!(
-            machine.image_put(2, &vec![0; CHUNK]),
-            Err(ImageError::BadChunk)
-        );
-        assert_eq!(machine.image_put(0, b"short"), Err(ImageError::BadChunk));
-        assert_eq!(machine.image_put(1, &[]), Err(ImageError::BadChunk));
+        machine.image_put(0, b"short").unwrap();
         machine.image_put(1, b"short").unwrap();
-        assert_eq!(
-            machine.image_finish(Op::ZERO),
-            Err(ImageError::Invalid),
-            "chunk 0 is missing"
-        );
+        let short = machine.image_finish(Op::ZERO);
+        assert_eq!(short, Err(ImageError::Invalid), "chunk 0 is short");
         machine.image_begin(1).unwrap();
         machine.image_put(0, b"bad state").unwrap();
         assert_eq!(machine.image_finish(Op::ZERO), Err(ImageError::Invalid));

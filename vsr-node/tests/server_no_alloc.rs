@@ -2,6 +2,9 @@
 //! client over a socket, through a backup, and a client inside the process, and the thread's
 //! allocations are counted meanwhile.
 
+#[path = "../src/server/tests/adder.rs"]
+mod adder;
+
 use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -9,81 +12,23 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use adder::{Adder, boot};
 use bytemuck::Zeroable;
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 use tokio::sync::Notify;
 use tokio::task::LocalSet;
-use vsr_consensus::{Boot, Context, ImageError, Refusal, Scrub, Settings, StateMachine};
+use vsr_consensus::Settings;
 use vsr_net::handshake::Identity;
 use vsr_net::init;
 use vsr_node::server::{LocalClient, Server, ServerConfig};
 use vsr_types::message::{self, LinkKind, Reply};
 use vsr_types::{
-    ClientId, ClusterId, Digest, Epoch, Frame, HEADER_SIZE, Header, MemberId, Nonce, Op, Operation,
-    ReplicaIndex, RequestHeader, RequestNumber, SessionNumber,
+    ClientId, ClusterId, Epoch, Frame, HEADER_SIZE, Header, Operation, ReplicaIndex, RequestHeader,
+    RequestNumber, SessionNumber,
 };
 
-/// Counts its operations.
-#[derive(Debug, Default)]
-struct Counter {
-    count: u64,
-}
-
-impl StateMachine for Counter {
-    fn validate(&self, _: &[u8]) -> Result<(), Refusal> {
-        Ok(())
-    }
-
-    fn apply(&mut self, _: &Context, _: &[u8], reply: &mut [u8]) -> usize {
-        self.count += 1;
-        reply[..8].copy_from_slice(&self.count.to_le_bytes());
-        8
-    }
-
-    fn query(&self, _: &Context, _: &[u8], reply: &mut [u8]) -> usize {
-        reply[..8].copy_from_slice(&self.count.to_le_bytes());
-        8
-    }
-
-    fn digest(&self) -> Digest {
-        Digest::new(self.count.into())
-    }
-
-    fn image_chunks(&self) -> u64 {
-        0
-    }
-
-    fn image_chunk_size(&self) -> usize {
-        8
-    }
-
-    fn image_changed_at(&self, _: u64) -> Op {
-        Op::ZERO
-    }
-
-    fn image_read(&self, _: u64, _: &mut [u8]) -> usize {
-        0
-    }
-
-    fn image_begin(&mut self, _: u64) -> Result<(), ImageError> {
-        Ok(())
-    }
-
-    fn image_put(&mut self, _: u64, _: &[u8]) -> Result<(), ImageError> {
-        Ok(())
-    }
-
-    fn image_finish(&mut self, _: Op) -> Result<(), ImageError> {
-        Ok(())
-    }
-
-    fn scrub(&mut self, _: usize) -> Scrub {
-        Scrub::Clean
-    }
-}
-
-const OPERATION: [u8; 100] = [7; 100];
+const OPERATION: [u8; 8] = [7; 8];
 const REQUEST_MAX: usize = HEADER_SIZE + size_of::<RequestHeader>() + OPERATION.len();
 
 /// One request after the other, each made in place.
@@ -143,7 +88,7 @@ impl Requests {
 
 /// A client inside the process that asks again as soon as it is answered.
 struct Inside {
-    server: Server<Counter>,
+    server: Server<Adder>,
     requests: Cell<Requests>,
 }
 
@@ -216,7 +161,7 @@ fn read<'a>(stream: &mut TcpStream, into: &'a mut [u8], cluster: ClusterId) -> F
     Frame::parse(&into[..size], cluster).expect("a good frame")
 }
 
-async fn start() -> (Vec<Server<Counter>>, Vec<String>) {
+async fn start() -> (Vec<Server<Adder>>, Vec<String>) {
     let mut listeners = Vec::new();
     for _ in 0..3 {
         listeners.push(TcpListener::bind("127.0.0.1:0").await.expect("a port"));
@@ -229,19 +174,15 @@ async fn start() -> (Vec<Server<Counter>>, Vec<String>) {
         // Small enough that the ring wraps while we count.
         settings.journal_slots = 128;
         settings.journal_bytes = 8 << 20;
+        // However busy this machine is, the first view is the only one.
+        settings.view_timeout = Duration::from_secs(60);
         let consensus = settings.validate().expect("valid");
         let listen = endpoints[index].clone();
         let mut config = ServerConfig::new(consensus, "test".to_owned(), endpoints.clone(), listen);
         // Looking for more between turns is no part of a frame's path, and the runtime notes who looks
         // in a list that it makes anew for every `block_on` below: its first entries would be counted.
         config.spin = Duration::ZERO;
-        let raw = index as u128 + 1;
-        let boot = Boot {
-            member: MemberId::new(raw),
-            nonce: Nonce::new(raw),
-            seed: raw as u64,
-        };
-        let server = Server::start_on(listener, config, boot, Counter::default());
+        let server = Server::start_on(listener, config, boot(index as u8), Adder::default());
         servers.push(server.expect("starts"));
     }
     (servers, endpoints)

@@ -104,18 +104,21 @@ impl RequestHeader {
 
     /// The checksum the client made over this header and the operation.
     #[must_use]
+    #[inline]
     pub const fn checksum(&self) -> Checksum {
         self.checksum
     }
 
     /// The size of header and operation together, in bytes.
     #[must_use]
+    #[inline]
     pub const fn size(&self) -> usize {
         self.size as usize
     }
 }
 
 /// The checksum that the request in `bytes` carries, if it is right for all of them.
+#[inline]
 pub(crate) fn request_checksum(bytes: &[u8]) -> Option<Checksum> {
     let (sealed, covered) = bytes.split_first_chunk::<4>()?;
     let sealed = Checksum::new(u32::from_le_bytes(*sealed));
@@ -133,6 +136,7 @@ impl<'a> Request<'a> {
     /// The request at the beginning of `bytes`, if its size and kind make sense. Its checksum is not
     /// verified here; see [`Self::is_intact`].
     #[must_use]
+    #[inline]
     pub fn first_in(bytes: &'a [u8]) -> Option<Self> {
         let head = bytes.get(..REQUEST_HEADER_SIZE)?;
         let header: RequestHeader = bytemuck::pod_read_unaligned(head);
@@ -150,24 +154,28 @@ impl<'a> Request<'a> {
 
     /// Whether the checksum that the client made is right (M2).
     #[must_use]
+    #[inline]
     pub fn is_intact(&self) -> bool {
         request_checksum(self.bytes).is_some()
     }
 
     /// The header.
     #[must_use]
+    #[inline]
     pub const fn header(&self) -> &RequestHeader {
         &self.header
     }
 
     /// The operation.
     #[must_use]
+    #[inline]
     pub fn operation(&self) -> &'a [u8] {
         &self.bytes[REQUEST_HEADER_SIZE..]
     }
 
     /// Header and operation, as they go into a batch.
     #[must_use]
+    #[inline]
     pub const fn bytes(&self) -> &'a [u8] {
         self.bytes
     }
@@ -217,6 +225,7 @@ impl<'a> Batch<'a> {
     ///
     /// # Errors
     /// When the header does not describe `body`.
+    #[inline]
     pub fn parse(body: &'a [u8]) -> Result<Self, BatchError> {
         let (head, requests) = body
             .split_at_checked(BATCH_HEADER_SIZE)
@@ -241,6 +250,7 @@ impl<'a> Batch<'a> {
 
     /// How many requests it says it holds.
     #[must_use]
+    #[inline]
     pub const fn count(&self) -> u32 {
         self.count
     }
@@ -248,6 +258,7 @@ impl<'a> Batch<'a> {
     /// The requests in order. Ends early, with [`Requests::is_whole`] false, where the bytes do not
     /// form a request.
     #[must_use]
+    #[inline]
     pub const fn requests(&self) -> Requests<'a> {
         Requests {
             left: self.count,
@@ -266,6 +277,7 @@ pub struct Requests<'a> {
 impl Requests<'_> {
     /// Whether every request was found and no byte is left over.
     #[must_use]
+    #[inline]
     pub const fn is_whole(&self) -> bool {
         self.left == 0 && self.bytes.is_empty()
     }
@@ -274,6 +286,7 @@ impl Requests<'_> {
 impl<'a> Iterator for Requests<'a> {
     type Item = Request<'a>;
 
+    #[inline]
     fn next(&mut self) -> Option<Request<'a>> {
         if self.left == 0 {
             return None;
@@ -310,18 +323,21 @@ impl BatchBuilder {
 
     /// How many requests are in it.
     #[must_use]
+    #[inline]
     pub const fn count(&self) -> u32 {
         self.count
     }
 
     /// How many bytes of the buffer are used.
     #[must_use]
+    #[inline]
     pub const fn size(&self) -> usize {
         self.size
     }
 
     /// Whether a request of `size` bytes fits into a batch of at most `size_max` bytes.
     #[must_use]
+    #[inline]
     pub const fn has_room(&self, size: usize, size_max: usize) -> bool {
         self.count < BATCH_REQUESTS_MAX && self.size + size <= size_max
     }
@@ -330,6 +346,7 @@ impl BatchBuilder {
     ///
     /// # Panics
     /// When the buffer is too small; see [`Self::has_room`].
+    #[inline]
     pub fn push(&mut self, buffer: &mut [u8], request: &Request<'_>) {
         assert!(
             self.has_room(request.bytes.len(), buffer.len()),

@@ -24,8 +24,8 @@ pub struct BootNonces {
     pub nonces: [Nonce; REPLICAS_MAX],
 }
 
-/// In front of the headers of a log suffix, in `do_view_change` and `start_view`. The headers follow,
-/// oldest first; bit i of a map belongs to the i-th header.
+/// In front of the headers of a log suffix, in `do_view_change`, `start_view` and `recovery_response`.
+/// The headers follow, oldest first; bit i of a map belongs to the i-th header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct LogSuffix {
@@ -42,25 +42,22 @@ pub struct LogSuffix {
 /// Words in the bit maps of a [`LogSuffix`].
 pub const SUFFIX_WORDS: usize = HEADERS_MAX.div_ceil(64);
 
-/// The body of a `recovery_response`, followed by headers when it comes from the primary.
+/// The beginning of the body of a `recovery_response`. A [`LogSuffix`] follows: the crash vector of the
+/// sender, the asker's new incarnation included, and from the primary the last headers of its log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Recovery {
-    /// What the sender knows of everybody's incarnations, the asker's new one included.
-    pub crash_vector: CrashVector,
     /// The incarnation that asked.
     pub for_incarnation: Incarnation,
-    /// From the primary: the digest of its state at the op it has executed.
+    /// The digest of the sender's state after the last op it has executed; zero while it has none.
     pub digest: Digest,
-    /// How many headers follow.
-    pub count: u64,
 }
 
 const_assert_eq!(size_of::<DigestReport>(), 24);
 const_assert_eq!(size_of::<BootNonces>(), 112);
 const_assert_eq!(size_of::<CrashVector>(), 112);
 const_assert_eq!(size_of::<LogSuffix>(), 112 + 2 * 8 * SUFFIX_WORDS + 8);
-const_assert_eq!(size_of::<Recovery>(), 152);
+const_assert_eq!(size_of::<Recovery>(), 32);
 
 /// Reads a fixed layout at the beginning of a body.
 #[must_use]

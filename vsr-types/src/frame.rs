@@ -79,6 +79,7 @@ impl<'a> Frame<'a> {
     /// # Errors
     /// When the header is damaged, of another version, or longer than `size_max`: the stream cannot
     /// be followed any further.
+    #[inline]
     pub fn peek(bytes: &[u8], size_max: usize) -> Result<Option<usize>, FrameError> {
         let Some(head) = bytes.get(..HEADER_SIZE) else {
             return Ok(None);
@@ -93,6 +94,7 @@ impl<'a> Frame<'a> {
     ///
     /// # Errors
     /// When anything about the bytes is not as it must be.
+    #[inline]
     pub fn parse(bytes: &'a [u8], cluster: ClusterId) -> Result<Self, FrameError> {
         let (head, body) = bytes
             .split_at_checked(HEADER_SIZE)
@@ -119,12 +121,14 @@ impl<'a> Frame<'a> {
 
     /// The header.
     #[must_use]
+    #[inline]
     pub const fn header(&self) -> &Header {
         &self.header
     }
 
     /// The body.
     #[must_use]
+    #[inline]
     pub const fn body(&self) -> &'a [u8] {
         self.body
     }
@@ -134,6 +138,7 @@ impl<'a> Frame<'a> {
     /// # Panics
     /// Never: a frame's command was checked when it was made.
     #[must_use]
+    #[inline]
     pub fn command(&self) -> Command {
         self.header
             .command()
@@ -142,12 +147,14 @@ impl<'a> Frame<'a> {
 
     /// The fields, if the message is an `M`.
     #[must_use]
+    #[inline]
     pub fn fields<M: Message>(&self) -> Option<&M> {
         self.header.fields()
     }
 
     /// The request in a [`Command::Request`]: its checksum was verified with the frame.
     #[must_use]
+    #[inline]
     pub fn request(&self) -> Option<Request<'a>> {
         let is_request = self.header.command() == Some(Command::Request);
         is_request
@@ -160,6 +167,7 @@ impl<'a> Frame<'a> {
     }
 }
 
+#[inline]
 fn check_header(header: &Header, size_max: usize) -> Result<(), FrameError> {
     // The checksum first: nothing else in a damaged header means anything.
     if !header.is_intact() {
@@ -197,6 +205,8 @@ impl Command {
                 | Self::InitAck
                 | Self::InitCommit
                 | Self::InitResult
+                | Self::HandOver
+                | Self::HandOverResult
                 | Self::Inspect
                 | Self::InspectReply
                 | Self::Reject

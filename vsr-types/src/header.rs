@@ -84,6 +84,7 @@ impl Header {
     ///
     /// # Panics
     /// When `body_size` is larger than [`limits::BODY_SIZE_MAX`].
+    #[inline]
     pub fn seal_with(&mut self, body_size: usize, checksum_body: Checksum) {
         assert!(
             body_size <= limits::BODY_SIZE_MAX,
@@ -95,12 +96,14 @@ impl Header {
         self.checksum = self.computed_checksum();
     }
 
+    #[inline]
     fn computed_checksum(&self) -> Checksum {
         checksum(&bytemuck::bytes_of(self)[COVERED_FROM..])
     }
 
     /// Whether the checksum over the header is right.
     #[must_use]
+    #[inline]
     pub fn is_intact(&self) -> bool {
         self.checksum == self.computed_checksum()
     }
@@ -110,6 +113,7 @@ impl Header {
     /// For [`Command::Request`] the body checks itself: its request header carries the checksum that
     /// the client made, which is also the body's checksum; see [`crate::batch`].
     #[must_use]
+    #[inline]
     pub fn covers(&self, body: &[u8]) -> bool {
         body.len() == self.body_size()
             && match self.command() {
@@ -122,12 +126,14 @@ impl Header {
 
     /// The message's fields, if the command is `M`'s.
     #[must_use]
+    #[inline]
     pub fn fields<M: Message>(&self) -> Option<&M> {
         (self.command == M::COMMAND as u8).then(|| bytemuck::cast_ref(&self.fields))
     }
 
     /// The kind of message, if this build knows it.
     #[must_use]
+    #[inline]
     pub const fn command(&self) -> Option<Command> {
         Command::from_raw(self.command)
     }
@@ -152,6 +158,7 @@ impl Header {
 
     /// What makes this log entry that entry and no other (M10).
     #[must_use]
+    #[inline]
     pub const fn identity(&self) -> Identity {
         Identity {
             view: self.view,
@@ -162,12 +169,14 @@ impl Header {
 
     /// The size of the whole frame in bytes. May be nonsense in a header that was not parsed.
     #[must_use]
+    #[inline]
     pub const fn size(&self) -> usize {
         self.size as usize
     }
 
     /// The size of the body in bytes.
     #[must_use]
+    #[inline]
     pub const fn body_size(&self) -> usize {
         self.size().saturating_sub(HEADER_SIZE)
     }
@@ -185,6 +194,7 @@ impl Header {
     }
 
     /// Sets the cluster.
+    #[inline]
     pub fn set_cluster(&mut self, cluster: ClusterId) {
         self.cluster = cluster;
     }
@@ -208,6 +218,7 @@ impl Header {
     }
 
     /// Says which replica, of which machine and life, sends this.
+    #[inline]
     pub fn set_sender(
         &mut self,
         replica: ReplicaIndex,
@@ -226,6 +237,7 @@ impl Header {
     }
 
     /// Sets the epoch.
+    #[inline]
     pub fn set_epoch(&mut self, epoch: Epoch) {
         self.epoch = epoch;
     }
@@ -237,17 +249,20 @@ impl Header {
     }
 
     /// Sets the view.
+    #[inline]
     pub fn set_view(&mut self, view: View) {
         self.view = view;
     }
 
     /// The envelope, if it is intact.
     #[must_use]
+    #[inline]
     pub fn route(&self) -> Option<Route> {
         Route::parse(self.route, self.route_checksum)
     }
 
     /// Changes the envelope, which needs no seal.
+    #[inline]
     pub fn set_route(&mut self, route: Route) {
         self.route = route.raw();
         self.route_checksum = route.checksum();

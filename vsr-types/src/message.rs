@@ -25,9 +25,13 @@ pub use client::{Query, QueryReply, Reject, RejectReason, Reply, Request};
 pub use handshake::{Hello, LinkKind, Refuse, RefuseReason, Welcome};
 pub use normal::{Commit, CommitOk, PeerStatus, Ping, Pong, Prepare, PrepareOk};
 pub use operate::{
-    InitAck, InitCommit, InitOutcome, InitPropose, InitResult, Inspect, InspectReply, InspectTopic,
+    HandOver, HandOverOutcome, HandOverResult, InitAck, InitCommit, InitOutcome, InitPropose,
+    InitResult, Inspect, InspectReply, InspectTopic,
 };
-pub use repair::{GetHeaders, GetPrepare, GetState, Headers, NewState};
+pub use repair::{
+    GetHeaders, GetPrepare, GetState, Headers, NewState, STATE_ALL, STATE_CHUNK, STATE_DONE,
+    STATE_END, STATE_HELD, STATE_LIVE, StateOffer,
+};
 
 /// The size of every message's fields.
 pub const FIELDS_SIZE: usize = 40;
@@ -144,6 +148,10 @@ commands! {
     InitCommit = 72,
     /// A replica applied the commit, or says why it refuses to take part.
     InitResult = 73,
+    /// An operator asks the primary to let another replica lead.
+    HandOver = 74,
+    /// The answer.
+    HandOverResult = 75,
     /// "I hold the sealed state of the last epoch."
     EpochReady = 80,
     /// A tool asks a replica about itself.
@@ -172,6 +180,8 @@ mod tests {
             assert!(RefuseReason::from_raw(raw).is_none_or(|reason| reason as u32 == raw));
             assert!(InitOutcome::from_raw(raw).is_none_or(|outcome| outcome as u32 == raw));
             assert!(InspectTopic::from_raw(raw).is_none_or(|topic| topic as u32 == raw));
+            let raw = u64::from(raw);
+            assert!(HandOverOutcome::from_raw(raw).is_none_or(|outcome| outcome as u64 == raw));
         }
     }
 }

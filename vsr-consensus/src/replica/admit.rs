@@ -4,10 +4,11 @@
 //! say. Whatever does not pass is dropped, and dropping is data: counted by reason. Nothing here, or
 //! behind it, may panic because of what a message says.
 
-use vsr_types::message::{Command, Commit, Prepare};
+use vsr_types::message::{Command, Commit, DoViewChange, Prepare, StartView};
 use vsr_types::{Frame, Incarnation, limits};
 
 use super::{Replica, Status};
+use crate::mutants::Mutant;
 use crate::{DropReason, Outbox, StateMachine};
 
 /// Whether a message was acted on.
@@ -15,35 +16,43 @@ pub(super) type Handled = Result<(), DropReason>;
 
 impl<S: StateMachine> Replica<S> {
     pub(super) fn on_message(&mut self, frame: &Frame<'_>, out: &mut impl Outbox) -> Handled {
-        self.admit(frame)?;
+        if frame.command() == Command::Prepare && self.may_put_back() && self.put_back(frame) {
+            return Ok(());
+        }
+        if let Err(reason) = self.admit(frame, out) {
+            if reason == DropReason::StaleIncarnation {
+                self.tell_superseded(frame, out);
+            }
+            return Err(reason);
+        }
         match frame.command() {
             Command::Request => self.on_request(frame, out),
             Command::Query => self.on_query(frame, out),
             Command::Prepare => self.on_prepare(frame, out),
             Command::PrepareOk => self.on_prepare_ok(frame, out),
             Command::Commit => self.on_commit(frame, out),
-            Command::CommitOk => self.on_commit_ok(frame),
+            Command::CommitOk => self.on_commit_ok(frame, out),
             Command::Ping => self.on_ping(frame, out),
-            Command::Pong => self.on_pong(frame),
+            Command::Pong => self.on_pong(frame, out),
+            Command::StartViewChange => self.on_start_view_change(frame, out),
+            Command::DoViewChange => self.on_do_view_change(frame, out),
+            Command::StartView => self.on_start_view(frame, out),
+            Command::GetView => self.on_get_view(frame, out),
+            Command::GetHeaders => self.on_get_headers(frame, out),
+            Command::HandOver => self.on_hand_over(frame, out),
             Command::GetPrepare => self.on_get_prepare(frame, out),
             Command::Headers => self.on_headers(frame, out),
+            Command::GetState => self.on_get_state(frame, out),
+            Command::NewState => self.on_new_state(frame, out),
             Command::InitPropose => self.on_init_propose(frame, out),
             Command::InitCommit => self.on_init_commit(frame, out),
-            // View change, recovery, transfer and reconfiguration have their layouts and will have
-            // their rooms.
-            Command::StartViewChange
-            | Command::DoViewChange
-            | Command::StartView
-            | Command::GetView
-            | Command::GetHeaders
-            | Command::IncarnationQuery
-            | Command::IncarnationReply
-            | Command::RecoveryRequest
-            | Command::RecoveryResponse
-            | Command::RecoveryReject
-            | Command::GetState
-            | Command::NewState
-            | Command::EpochReady => Err(DropReason::Unsupported),
+            // Reconfiguration has its layouts and will have its room.
+            Command::IncarnationQuery => self.on_incarnation_query(frame, out),
+            Command::IncarnationReply => self.on_incarnation_reply(frame, out),
+            Command::RecoveryRequest => self.on_recovery_request(frame, out),
+            Command::RecoveryResponse => self.on_recovery_response(frame, out),
+            Command::RecoveryReject => self.on_recovery_reject(frame, out),
+            Command::EpochReady => Err(DropReason::Unsupported),
             // The driver's business: it never hands these over.
             Command::Hello
             | Command::Welcome
@@ -53,13 +62,14 @@ impl<S: StateMachine> Replica<S> {
             | Command::QueryReply
             | Command::InitAck
             | Command::InitResult
+            | Command::HandOverResult
             | Command::Inspect
             | Command::InspectReply => Err(DropReason::NotForReplicas),
         }
     }
 
     /// R0.1 to R0.4.
-    fn admit(&mut self, frame: &Frame<'_>) -> Handled {
+    fn admit(&mut self, frame: &Frame<'_>, out: &mut impl Outbox) -> Handled {
         let command = frame.command();
         if Self::is_from_outside(command) {
             return Ok(());
@@ -69,24 +79,56 @@ impl<S: StateMachine> Replica<S> {
             // Pings say what a replica is before it shares anything with us.
             return Ok(());
         }
-        // R0.4: a blank replica takes part in nothing. A halted one neither, but it still helps
-        // others to repair.
-        match self.status {
-            Status::Normal => {}
-            Status::Halted(_) if command == Command::GetPrepare => {}
-            Status::Halted(_) | Status::Blank(_) => return Err(DropReason::WrongStatus),
-        }
+        self.admit_status(frame, out)?;
         if frame.header().epoch() != self.epoch {
             return Err(DropReason::OtherEpoch);
         }
         Ok(())
     }
 
+    /// What a replica in this status hears at all (R0.4, R6.7).
+    fn admit_status(&mut self, frame: &Frame<'_>, out: &mut impl Outbox) -> Handled {
+        let command = frame.command();
+        match self.status {
+            Status::Normal => Ok(()),
+            Status::ViewChange => match command {
+                Command::Prepare | Command::Commit | Command::PrepareOk | Command::CommitOk => {
+                    // Somebody takes part in a view: perhaps in the one that is waited for here.
+                    if frame.header().view() >= self.view {
+                        self.ask_view(frame.header().replica(), out);
+                    }
+                    Err(DropReason::WrongStatus)
+                }
+                _ => Ok(()),
+            },
+            Status::Recovering => match command {
+                Command::RecoveryResponse
+                | Command::RecoveryReject
+                | Command::IncarnationReply
+                | Command::Headers
+                | Command::NewState => Ok(()),
+                _ => Err(DropReason::WrongStatus),
+            },
+            // A halted replica takes part in nothing, but it still helps others to repair.
+            Status::Halted(_) if command == Command::GetPrepare => Ok(()),
+            Status::Halted(_) | Status::Blank(_) => Err(DropReason::WrongStatus),
+        }
+    }
+
+    /// Whether this replica has entries whose bodies it may be given back.
+    fn may_put_back(&self) -> bool {
+        !matches!(self.status, Status::Blank(_) | Status::Halted(_))
+    }
+
     /// Messages of clients and tools, or that carry their own proof.
     const fn is_from_outside(command: Command) -> bool {
         matches!(
             command,
-            Command::Request | Command::Query | Command::InitPropose | Command::InitCommit
+            Command::Request
+                | Command::Query
+                | Command::InitPropose
+                | Command::InitCommit
+                | Command::HandOver
         )
     }
 
@@ -113,14 +155,20 @@ impl<S: StateMachine> Replica<S> {
             assert!(frame.command().is_outside_clusters() || self.cluster.is_zero());
             return Ok(());
         }
+        if Self::is_before_registration(frame) {
+            return Ok(());
+        }
         let known = self.crash_vector.of(sender);
         let incarnation = header.incarnation();
-        if incarnation < known {
+        if incarnation < known && !self.is_off(Mutant::HearTheDead) {
             return Err(DropReason::StaleIncarnation);
         }
         if incarnation > known {
             // Knowing more is always safe: knowledge is only used to reject (R0.1).
             self.raise_incarnation(sender, incarnation)?;
+        }
+        if incarnation < known {
+            return Ok(());
         }
         let member = &mut self.members[sender.as_usize()];
         if member.is_zero() {
@@ -129,10 +177,11 @@ impl<S: StateMachine> Replica<S> {
         if *member != header.member() {
             return Err(DropReason::WrongMember);
         }
+        self.note_alive(sender);
         Ok(())
     }
 
-    fn raise_incarnation(
+    pub(super) fn raise_incarnation(
         &mut self,
         sender: vsr_types::ReplicaIndex,
         incarnation: Incarnation,
@@ -170,6 +219,10 @@ impl<S: StateMachine> Replica<S> {
             leaps(commit.op.raw(), op)
                 || leaps(commit.commit.raw(), op)
                 || leaps(commit.sequence, self.sequence)
+        } else if let Some(vote) = frame.fields::<DoViewChange>() {
+            leaps(vote.op.raw(), op)
+        } else if let Some(start) = frame.fields::<StartView>() {
+            leaps(start.op.raw(), op)
         } else {
             false
         };
@@ -181,14 +234,16 @@ impl<S: StateMachine> Replica<S> {
     }
 
     /// Whether the message belongs to the view this replica is in, which leads its handler on.
-    pub(super) fn admit_view(&self, frame: &Frame<'_>) -> Handled {
+    pub(super) fn admit_view(&mut self, frame: &Frame<'_>, out: &mut impl Outbox) -> Handled {
         let view = frame.header().view();
         if view < self.view {
             // N3, R2.2: the past decides nothing.
             return Err(DropReason::OlderView);
         }
         if view > self.view {
+            self.cut_and_adopt_mutant(view);
             // R2.7: a newer view is learnt from its start_view, never adopted from another message.
+            self.ask_view(frame.header().replica(), out);
             return Err(DropReason::NewerView);
         }
         Ok(())

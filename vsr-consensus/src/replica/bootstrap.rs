@@ -17,6 +17,7 @@ use vsr_types::{
 
 use super::admit::Handled;
 use super::{Replica, Status};
+use crate::mutants::Mutant;
 use crate::{DropReason, Outbox, Sent, StateMachine};
 
 /// A proposal to form a cluster that this replica has agreed to.
@@ -26,6 +27,13 @@ pub(super) struct Proposal {
     token: Nonce,
     /// When it was agreed to.
     since: Instant,
+}
+
+impl Proposal {
+    /// Whether this agreement to form `cluster` still stands.
+    pub(super) fn is_for(&self, cluster: ClusterId, now: Instant) -> bool {
+        self.cluster == cluster && now.since(self.since) < AGREED_FOR
+    }
 }
 
 /// How long an agreement keeps others out: longer than an operator's tool takes from the first answer
@@ -38,7 +46,7 @@ impl<S: StateMachine> Replica<S> {
         if propose.cluster.is_zero() || propose.token.is_zero() {
             return Err(DropReason::Malformed);
         }
-        if !matches!(self.status, Status::Blank(_)) {
+        if !matches!(self.status, Status::Blank(_)) && !self.is_off(Mutant::InitNotBlank) {
             self.answer_init(out, propose.token, InitOutcome::NotBlank);
             return Err(DropReason::WrongStatus);
         }
@@ -94,7 +102,7 @@ impl<S: StateMachine> Replica<S> {
         let agreed = proposal.filter(|agreed| {
             agreed.cluster == commit.cluster
                 && agreed.token == commit.token
-                && mine == self.boot.nonce
+                && (mine == self.boot.nonce || self.is_off(Mutant::InitAnyNonce))
         });
         let Some(agreed) = agreed else {
             self.answer_init(out, commit.token, InitOutcome::UnknownProposal);
@@ -125,6 +133,7 @@ impl<S: StateMachine> Replica<S> {
         self.head = self.genesis();
         self.applied_identity = self.genesis();
         self.head_timestamp = Timestamp::default();
+        self.note_member();
         self.enter_normal();
     }
 
@@ -151,7 +160,8 @@ impl<S: StateMachine> Replica<S> {
     /// R7.1: a member tells a blank peer that all had agreed; the peer takes it only if it is still
     /// the process that did.
     pub(super) fn relay_init(&mut self, peer: ReplicaIndex, out: &mut impl Outbox) {
-        if !self.is_normal() {
+        // Who joined by recovery was not there when all agreed.
+        if !self.is_normal() || self.bootstrap_token.is_zero() {
             return;
         }
         let commit = InitCommit {

@@ -15,6 +15,9 @@
 //!       a probation, longer each time it fails
 //! ```
 
+#[cfg(feature = "sim")]
+mod fingerprint;
+
 use alloc::boxed::Box;
 use alloc::vec;
 use core::time::Duration;
@@ -25,6 +28,7 @@ use vsr_types::{Header, Instant, Op, ReplicaIndex, Route, View};
 
 use super::Replica;
 use crate::counters::Event;
+use crate::mutants::Mutant;
 use crate::{Config, Outbox, PeerReport, Sent, StateMachine};
 
 /// The first probation after a failure.
@@ -50,6 +54,8 @@ enum Mode {
 #[derive(Clone, Copy, Debug)]
 struct Peer {
     heard: Option<Instant>,
+    /// When it last answered something that this replica had sent: the link works both ways.
+    answered: Option<Instant>,
     status: Option<PeerStatus>,
     view: View,
     op: Op,
@@ -71,6 +77,7 @@ impl Peer {
     const fn unknown(mode: Mode) -> Self {
         Self {
             heard: None,
+            answered: None,
             status: None,
             view: View::ZERO,
             op: Op::ZERO,
@@ -126,6 +133,7 @@ impl Links {
             let known = *peer;
             *peer = Peer {
                 heard: known.heard,
+                answered: known.answered,
                 status: known.status,
                 view: known.view,
                 op: known.op,
@@ -174,6 +182,22 @@ impl Links {
         self.peers[peer.as_usize()].heard = Some(now);
     }
 
+    /// `peer` answered something that was sent from here.
+    pub(super) fn answered_me(&mut self, peer: ReplicaIndex, now: Instant) {
+        self.peers[peer.as_usize()].heard = Some(now);
+        self.peers[peer.as_usize()].answered = Some(now);
+    }
+
+    /// How many of the others have answered something after `since`.
+    pub(super) fn answered_since(&self, since: Instant) -> u8 {
+        let has = |peer: &ReplicaIndex| {
+            self.peers[peer.as_usize()]
+                .answered
+                .is_some_and(|at| at >= since)
+        };
+        self.backups().filter(has).count() as u8
+    }
+
     /// What a ping or pong of `peer` says.
     pub(super) fn told(
         &mut self,
@@ -194,6 +218,11 @@ impl Links {
 
     pub(super) fn measured(&mut self, peer: ReplicaIndex, round_trip_ns: u64) {
         self.peers[peer.as_usize()].round_trip_ns = round_trip_ns;
+    }
+
+    /// The last op that `peer` said it has executed.
+    pub(super) fn applied_of(&self, peer: ReplicaIndex) -> Op {
+        self.peers[peer.as_usize()].applied
     }
 
     /// The status that `peer` last told.
@@ -423,6 +452,25 @@ impl<S: StateMachine> Replica<S> {
         }
     }
 
+    /// The broken primaries of tests that count more acknowledgements than there are.
+    pub(super) fn count_too_much(&mut self, backup: ReplicaIndex, op: Op) {
+        let (head, now) = (self.op(), self.now.monotonic);
+        let is_repeated = self.links.peers[backup.as_usize()].acked >= op;
+        if self.is_off(Mutant::CountAcks) && is_repeated {
+            // One more copy, one more voice.
+            let lacks = |peer: &ReplicaIndex| self.links.peers[peer.as_usize()].acked < op;
+            if let Some(other) = self.peers().find(lacks) {
+                self.links.acknowledged(other, op, Op::ZERO, head, now);
+            }
+        }
+        if self.is_off(Mutant::TailAck) {
+            let route = self.links.route;
+            for hop in route.hops().take_while(|&hop| hop != backup) {
+                self.links.acknowledged(hop, op, Op::ZERO, head, now);
+            }
+        }
+    }
+
     /// Looks for backups that do not keep up (primary, at every heartbeat).
     pub(super) fn check_links(&mut self) {
         let (head, now) = (self.op(), self.now.monotonic);
@@ -443,7 +491,10 @@ impl<S: StateMachine> Replica<S> {
         }
     }
 
-    fn suspect(&mut self, backup: ReplicaIndex) {
+    pub(super) fn suspect(&mut self, backup: ReplicaIndex) {
+        if self.is_off(Mutant::NeverSuspect) {
+            return;
+        }
         if self.links.suspect(backup, self.now.monotonic) {
             self.counters.count(Event::Suspected);
         }

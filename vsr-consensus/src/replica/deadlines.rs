@@ -19,9 +19,18 @@ impl<S: StateMachine> Replica<S> {
         if self.has_to_send() || self.can_execute() || self.can_answer_reads() {
             return Instant::ZERO;
         }
-        let mut next = self.ping_at;
+        if self.can_start_view() {
+            return Instant::ZERO;
+        }
+        let mut next = self.ping_at.min(self.change_deadline());
         if self.is_normal() && self.is_primary() {
             next = next.min(self.heartbeat_at);
+        }
+        if self.status == Status::Recovering {
+            next = next.min(self.recovery_deadline());
+        }
+        if let Some(transfer) = self.transfer_deadline() {
+            next = next.min(transfer);
         }
         if let Some(repair) = self.repair_deadline() {
             next = next.min(repair);
@@ -40,8 +49,11 @@ impl<S: StateMachine> Replica<S> {
         match self.status {
             Status::Normal if self.is_primary() => self.on_primary_deadline(out),
             Status::Normal => self.on_backup_deadline(out),
+            Status::ViewChange => self.on_view_change_deadline(out),
+            Status::Recovering => self.on_recovering_deadline(out),
             Status::Blank(_) | Status::Halted(_) => self.ack_due = false,
         }
+        self.on_transfer_timeout(out);
         if self.now.monotonic >= self.ping_at {
             self.send_pings(out);
         }
@@ -61,7 +73,14 @@ impl<S: StateMachine> Replica<S> {
             self.start_reads(out);
         }
         if self.now.monotonic >= self.heartbeat_at {
-            self.send_heartbeats(out);
+            self.watch_backups(out);
+            if !self.is_normal() {
+                // It has left the view.
+                return;
+            }
+            if !self.change.has_abdicated() {
+                self.send_heartbeats(out);
+            }
         }
         self.on_repair_timeout(out);
     }
@@ -70,6 +89,7 @@ impl<S: StateMachine> Replica<S> {
         if self.ack_due {
             self.acknowledge(out);
         }
+        self.suspect_primary(out);
         self.on_repair_timeout(out);
     }
 }

@@ -25,6 +25,11 @@ pub(super) struct Letterhead {
 }
 
 impl Letterhead {
+    /// For messages that speak of another view than the sender's.
+    pub(super) const fn set_view(&mut self, view: View) {
+        self.view = view;
+    }
+
     /// A header for `fields`, not sealed yet.
     pub(super) fn header<M: Message>(&self, fields: M) -> Header {
         let mut header = Header::new(fields);
@@ -80,16 +85,25 @@ impl<S: StateMachine> Replica<S> {
             to.is_valid(self.config.replicas),
             "messages go to members of the cluster"
         );
+        self.note_leaving(header);
+        let sent = out.peer(to, header, body);
+        self.note_sent_to_peer(sent);
+        sent
+    }
+
+    /// Checks and counts a message for a peer that leaves.
+    fn note_leaving(&mut self, header: &Header) {
         let command = header
             .command()
             .expect("a header of our own has a known command");
         self.assert_may_leave(command, header);
         self.counters.sent(command);
-        let sent = out.peer(to, header, body);
+    }
+
+    fn note_sent_to_peer(&mut self, sent: Sent) {
         if sent == Sent::Dropped {
             self.counters.count(Event::OutboxDropped);
         }
-        sent
     }
 
     /// What a replica in this status may say (R6.7, I6, I22).
@@ -100,10 +114,7 @@ impl<S: StateMachine> Replica<S> {
             Command::Prepare => {
                 // Ours, relayed, or given to repair: never while blank. Byte-identical when relayed,
                 // which the journal's checksums vouch for.
-                assert!(
-                    !matches!(self.status, Status::Blank(_)),
-                    "a blank replica has no log"
-                );
+                self.assert_is_donor();
                 assert!(
                     header.view() <= self.view,
                     "an entry is not from the future"
@@ -133,20 +144,74 @@ impl<S: StateMachine> Replica<S> {
                     "only a backup follows"
                 );
             }
-            Command::GetPrepare | Command::InitCommit | Command::Request | Command::Query => {
+            Command::GetPrepare | Command::GetHeaders | Command::GetState => {
+                assert!(
+                    !matches!(self.status, Status::Blank(_) | Status::Halted(_)),
+                    "only a member of a cluster asks"
+                );
+            }
+            Command::InitCommit | Command::Request | Command::Query => {
                 assert!(
                     self.is_normal(),
                     "only a member of a cluster asks or passes on"
                 );
             }
-            Command::Headers => {
-                assert!(
-                    !matches!(self.status, Status::Blank(_)),
-                    "a blank replica has no log"
-                );
-            }
+            Command::Headers => self.assert_is_donor(),
+            Command::NewState => self.assert_has_state(),
+            Command::StartViewChange
+            | Command::DoViewChange
+            | Command::StartView
+            | Command::GetView => self.assert_view_change_may_leave(command, header),
+            Command::IncarnationQuery
+            | Command::RecoveryRequest
+            | Command::IncarnationReply
+            | Command::RecoveryResponse
+            | Command::RecoveryReject => self.assert_recovery_may_leave(command),
             other => unreachable!("{} does not leave this version", other.name()),
         }
+    }
+
+    /// What of a view change a replica in this status may say.
+    fn assert_view_change_may_leave(&self, command: Command, header: &Header) {
+        let is_member = matches!(self.status, Status::Normal | Status::ViewChange);
+        assert!(is_member, "only a member takes part in views (R6.7)");
+        let view = header.view();
+        match command {
+            Command::StartViewChange => {
+                assert!(view > self.view, "a vote is for a newer view");
+            }
+            Command::DoViewChange => {
+                assert!(
+                    self.status == Status::ViewChange && view == self.view,
+                    "a log is offered for the view that is being started (R5.2)"
+                );
+            }
+            Command::StartView => {
+                assert!(
+                    self.is_normal() && self.log_view == self.view,
+                    "only a view that has started is told (R5.8)"
+                );
+            }
+            _ => assert!(command == Command::GetView, "the caller sorted them"),
+        }
+    }
+}
+
+impl<S: StateMachine> Replica<S> {
+    /// R6.7, R8.5: only who takes part and has a state gives it.
+    fn assert_has_state(&self) {
+        assert!(
+            self.is_normal() && !self.is_transferring(),
+            "what is not a state is not given"
+        );
+    }
+
+    /// R6.7, R8.4: who has lost its memory has nothing to give.
+    fn assert_is_donor(&self) {
+        assert!(
+            !matches!(self.status, Status::Blank(_) | Status::Recovering),
+            "a replica without memory has no log to show"
+        );
     }
 }
 

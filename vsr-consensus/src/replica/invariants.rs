@@ -81,6 +81,10 @@ impl<S: StateMachine> Replica<S> {
                 );
             }
         }
+        assert!(
+            self.applied <= self.held && self.held <= self.verified && self.verified <= self.op(),
+            "executed, held, linked, present: each a part of the next"
+        );
         // I5: what is not executed here is still held.
         assert!(
             self.applied == self.op() || self.journal.tail() <= self.applied.next(),
@@ -95,7 +99,7 @@ impl<S: StateMachine> Replica<S> {
                     "blank means empty"
                 );
             }
-            Status::Normal | Status::Halted(_) => {
+            Status::Recovering | Status::Normal | Status::ViewChange | Status::Halted(_) => {
                 assert!(!self.cluster.is_zero(), "a member knows its cluster");
             }
         }

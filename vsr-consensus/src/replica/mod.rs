@@ -10,7 +10,14 @@
 //! | `requests` | clients: sessions, batching, admission |
 //! | `normal` | prepare, acknowledge, commit, execute |
 //! | `chain` | the route of prepares, links that break and mend |
+//! | `log` | what a view's log begins with, what of it is held |
 //! | `repair` | fetching what is missing from others' journals |
+//! | `view_change` | leaving a view, and following the next |
+//! | `view_change::elect` | from votes to a view that has started |
+//! | `hand_over` | letting another replica lead |
+//! | `log_choice` | votes in, the log of the new view out |
+//! | `recovery` | how a replica that lost its memory comes back |
+//! | `transfer` | the state itself, to and from peers |
 //! | `reads` | linearizable reads by a quorum round |
 //! | `bootstrap` | how a cluster begins |
 //! | `pings` | what replicas tell each other all the time: status, digests |
@@ -23,14 +30,22 @@ mod bootstrap;
 mod chain;
 mod deadlines;
 mod exit;
+#[cfg(feature = "sim")]
+pub(crate) mod fingerprint;
+mod hand_over;
 mod invariants;
+mod log;
+mod log_choice;
 mod normal;
 mod pings;
 mod reads;
+mod recovery;
 mod repair;
 mod requests;
 #[cfg(test)]
 mod tests;
+mod transfer;
+mod view_change;
 
 use alloc::boxed::Box;
 use alloc::vec;
@@ -44,22 +59,33 @@ use vsr_types::{
 
 use crate::counters::Counters;
 use crate::digests::Digests;
+use crate::mutants::Mutant;
 use crate::random::Random;
 use crate::sessions::{SessionReport, Sessions, whole_digest};
 use crate::{Boot, Config, HaltReason, Input, Outbox, Outcome, PeerReport, Report, StateMachine};
 use bootstrap::Proposal;
 use chain::Links;
+use log::Inherited;
 use reads::Reads;
+use recovery::Recovery;
+pub use recovery::{RecoveryPhase, RecoveryReport};
 use repair::Repair;
 use requests::OpenBatch;
+use transfer::Transfer;
+pub use transfer::TransferReport;
+use view_change::Change;
 
 /// What a replica is doing. Only the `enter_*` functions change it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Status {
     /// Holds nothing and belongs to no cluster; may have agreed to a proposal to form one.
     Blank(Option<Proposal>),
+    /// Lost its memory and gets it back from its peers; takes part in nothing (R6.7).
+    Recovering,
     /// Takes part, as primary or backup of its view.
     Normal,
+    /// Has left its last view; the next has not started here.
+    ViewChange,
     /// Stopped, with a reason, until an operator acts.
     Halted(HaltReason),
 }
@@ -87,12 +113,19 @@ pub struct Replica<S> {
     bootstrap_token: vsr_types::Nonce,
 
     journal: Journal,
+    /// What the log's view began with.
+    inherited: Inherited,
+    /// The last op in the ring that is known to belong to the log of `log_view`.
+    verified: Op,
+    /// The last op up to which every body is, or was, present: what may be acknowledged.
+    held: Op,
     /// The identity of the last op in the journal: the next prepare's parent.
     head: Identity,
     /// The timestamp of that op.
     head_timestamp: Timestamp,
-    /// When this primary prepared it.
-    prepared_at: Instant,
+    /// When it was prepared here, or arrived; none: it came with a log from others, and how long ago it
+    /// was prepared is not known.
+    prepared_at: Option<Instant>,
     /// The bytes of the bodies that this primary has prepared and not executed.
     unexecuted_bytes: usize,
     /// The last op known to be committed. May lie beyond the journal's head at a backup (I3).
@@ -113,6 +146,9 @@ pub struct Replica<S> {
     links: Links,
     reads: Reads,
     repair: Repair,
+    transfer: Transfer,
+    change: Change,
+    recovery: Recovery,
 
     /// Counts this primary's heartbeats, or the newest heard from it.
     sequence: u64,
@@ -146,9 +182,12 @@ impl<S: StateMachine> Replica<S> {
             bootstrap: bytemuck::Zeroable::zeroed(),
             bootstrap_token: vsr_types::Nonce::ZERO,
             journal: Journal::new(config.journal_slots, config.journal_bytes),
+            inherited: Inherited::new(config),
+            verified: Op::ZERO,
+            held: Op::ZERO,
             head: Identity::default(),
             head_timestamp: Timestamp::default(),
-            prepared_at: Instant::ZERO,
+            prepared_at: None,
             unexecuted_bytes: 0,
             commit: Op::ZERO,
             applied: Op::ZERO,
@@ -162,6 +201,9 @@ impl<S: StateMachine> Replica<S> {
             links: Links::new(config),
             reads: Reads::new(config.query_bytes),
             repair: Repair::new(),
+            transfer: Transfer::new(config),
+            change: Change::new(config),
+            recovery: Recovery::new(config),
             sequence: 0,
             ack_due: false,
             forwarded: Op::ZERO,
@@ -178,7 +220,7 @@ impl<S: StateMachine> Replica<S> {
 
     /// The memory that [`Self::new`] allocates beside the machine's, by part, in bytes.
     #[must_use]
-    pub fn memory(config: &Config) -> [(&'static str, usize); 5] {
+    pub fn memory(config: &Config) -> [(&'static str, usize); 6] {
         [
             (
                 "journal",
@@ -186,10 +228,17 @@ impl<S: StateMachine> Replica<S> {
             ),
             (
                 "sessions and replies",
-                Sessions::memory(config.sessions, config.reply_bytes),
+                Sessions::memory(config.sessions, config.reply_bytes) + Transfer::memory(config),
             ),
             ("open batch", config.batch_size_max),
             ("queries", 2 * config.query_bytes),
+            (
+                "view change",
+                Change::memory(config)
+                    + Inherited::memory(config)
+                    + Repair::memory()
+                    + Recovery::memory(),
+            ),
             ("reply buffer", limits::REPLY_SIZE_MAX),
         ]
     }
@@ -209,6 +258,12 @@ impl<S: StateMachine> Replica<S> {
             }
             Input::Deadline => {
                 self.on_deadline(out);
+                Ok(())
+            }
+            Input::Leave => {
+                if let Some(successor) = self.best_successor() {
+                    self.begin_hand_over(successor);
+                }
                 Ok(())
             }
         };
@@ -257,19 +312,41 @@ impl<S: StateMachine> Replica<S> {
         if op == Op::ZERO {
             return Some(self.genesis());
         }
+        if op == self.applied {
+            return Some(self.applied_identity);
+        }
         self.journal.header(op).map(Header::identity)
     }
 
+    /// The log of this view is known and, at its primary, held: take part in it.
     fn enter_normal(&mut self) {
         self.status = Status::Normal;
         self.log_view = self.view;
         self.links.reset(self.now.monotonic);
         self.heartbeat_at = self.now.monotonic;
         self.ping_at = self.now.monotonic;
+        self.forget_leading();
+        self.change.on_normal(self.now.monotonic);
+        self.watch_primary();
+    }
+
+    /// Whatever a primary had begun ends with its view: clients ask again.
+    fn forget_leading(&mut self) {
+        self.batch.clear();
+        self.reads.clear();
+        if !self.is_off(Mutant::TableAtPrepare) {
+            self.sessions.clear_in_flight();
+        }
+        self.unexecuted_bytes = 0;
+        self.ack_due = false;
+        self.sequence = 0;
+        self.forwarded = Op::ZERO;
+        self.repair.forget();
     }
 
     fn enter_halted(&mut self, reason: HaltReason) {
         self.status = Status::Halted(reason);
+        self.forget_leading();
     }
 
     /// The cluster; zero while blank. What frames must belong to.
@@ -326,7 +403,7 @@ impl<S: StateMachine> Replica<S> {
     /// that are still remembered.
     #[must_use]
     pub fn digest_at(&self, op: Op) -> Option<Digest> {
-        if op == self.applied {
+        if op == self.applied && !self.is_transferring() {
             Some(self.digest_now())
         } else {
             self.digests.at(op)
@@ -346,7 +423,9 @@ impl<S: StateMachine> Replica<S> {
     fn peer_status(&self) -> PeerStatus {
         match self.status {
             Status::Blank(_) => PeerStatus::Blank,
+            Status::Recovering => PeerStatus::Recovering,
             Status::Normal => PeerStatus::Normal,
+            Status::ViewChange => PeerStatus::ViewChange,
             Status::Halted(_) => PeerStatus::Halted,
         }
     }
@@ -368,7 +447,7 @@ impl<S: StateMachine> Replica<S> {
                 Status::Halted(reason) => Some(reason),
                 // N22: it goes on answering reads and repairing others, so it is Normal.
                 Status::Normal if self.op().raw() >= self.config.op_max => Some(HaltReason::OpMax),
-                Status::Blank(_) | Status::Normal => None,
+                Status::Blank(_) | Status::Recovering | Status::Normal | Status::ViewChange => None,
             },
             epoch: self.epoch,
             view: self.view,

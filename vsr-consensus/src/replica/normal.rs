@@ -13,12 +13,13 @@
 use vsr_journal::Journal;
 use vsr_types::message::{Commit, CommitOk, Prepare, PrepareOk, Reply};
 use vsr_types::{Batch, Frame, Header, Identity, Op, Operation, Request, Route, Timestamp};
-use vsr_types::{RequestNumber, ViewStamp};
+use vsr_types::{Checksum, RequestNumber, ViewStamp, checksum};
 
+use super::Replica;
 use super::admit::Handled;
 use super::exit::send_to_client;
-use super::{Replica, Status};
 use crate::counters::Event;
+use crate::mutants::Mutant;
 use crate::sessions::{Executed, Verdict};
 use crate::{Context, DropReason, HaltReason, Outbox, Sent, StateMachine};
 
@@ -50,10 +51,10 @@ impl<S: StateMachine> Replica<S> {
     /// jumps a year ahead for a second must not expire every key, nor one that jumps back keep all of
     /// them; both are caught up with in time.
     pub(super) fn replicated_now(&self) -> Timestamp {
-        if self.op() == Op::ZERO {
-            return self.now.wall;
-        }
-        let passed = self.now.monotonic.since(self.prepared_at).as_nanos();
+        let Some(prepared_at) = self.prepared_at else {
+            return self.now.wall.max(self.head_timestamp);
+        };
+        let passed = self.now.monotonic.since(prepared_at).as_nanos();
         let passed = u64::try_from(passed)
             .unwrap_or(u64::MAX / 4)
             .min(u64::MAX / 4);
@@ -80,7 +81,7 @@ impl<S: StateMachine> Replica<S> {
         );
         let op = self.op().next();
         let timestamp = self.replicated_now().max(self.head_timestamp.next());
-        self.prepared_at = self.now.monotonic;
+        self.prepared_at = Some(self.now.monotonic);
         let letterhead = self.letterhead();
         let (body, count) = self.batch.finish();
         let prepare = Prepare {
@@ -102,6 +103,7 @@ impl<S: StateMachine> Replica<S> {
         self.counters.add(Event::PreparedBytes, body.len() as u64);
         self.head = header.identity();
         self.head_timestamp = timestamp;
+        self.note_appended(op);
         self.links.note_sent(op, self.now.monotonic);
         self.send_down_the_chain(op, out);
         self.commit_by_acknowledgements();
@@ -110,19 +112,26 @@ impl<S: StateMachine> Replica<S> {
     pub(super) fn on_prepare(&mut self, frame: &Frame<'_>, out: &mut impl Outbox) -> Handled {
         let header = frame.header();
         let prepare = *frame.fields::<Prepare>().ok_or(DropReason::Malformed)?;
-        self.admit_view(frame)?;
-        if self.put_back(prepare.op, frame) {
-            return Ok(());
+        if !self.is_off(Mutant::OldPrepare) {
+            self.admit_view(frame, out)?;
+            // In a prepare, replica and incarnation are those of the view's primary.
+            self.admit_from_primary(frame)?;
         }
-        // In a prepare, replica and incarnation are those of the view's primary.
-        self.admit_from_primary(frame)?;
         let route = header.route().ok_or(DropReason::Malformed)?;
         self.links.heard(self.primary(), self.now.monotonic);
         self.repair
             .note_target(prepare.op, self.op(), self.now.monotonic);
         self.learn_commit(prepare.commit);
         let next = self.op().next();
+        if !self.is_log_whole() {
+            // What the view began with comes first.
+            self.repair_now(out);
+            return Err(DropReason::Gap);
+        }
         if prepare.op > next {
+            if self.is_off(Mutant::Gap) {
+                self.acknowledge_mutant(frame, out);
+            }
             // R2.2: a cumulative acknowledgement speaks for everything before it, so an op is never
             // appended before its predecessor (trace T21).
             self.repair_now(out);
@@ -131,7 +140,7 @@ impl<S: StateMachine> Replica<S> {
         if prepare.op < next {
             return self.on_prepare_again(frame, prepare.op, route, out);
         }
-        if prepare.parent != self.head {
+        if prepare.parent != self.head && !self.is_off(Mutant::AnyParent) {
             return Err(DropReason::WrongParent);
         }
         if prepare.timestamp <= self.head_timestamp {
@@ -142,12 +151,17 @@ impl<S: StateMachine> Replica<S> {
             // What was executed just now has another digest than a quorum's (R4.2).
             return Err(DropReason::WrongStatus);
         }
-        if !self.journal.room(frame.body().len(), self.applied.next()) {
+        if !self.journal.room(frame.body().len(), self.protected_from()) {
             // R8.1, trace T24. Others may have room: pass it on all the same (M5).
+            if self.is_off(Mutant::AckBeforeHeld) {
+                self.acknowledge_mutant(frame, out);
+            }
             self.forward(header, frame.body(), prepare.op, route, out);
             return Err(DropReason::JournalFull);
         }
         self.append(header, frame.body(), &prepare);
+        // R4.1: an entry that was not here before is no copy of the past.
+        self.hear_primary();
         self.forward(header, frame.body(), prepare.op, route, out);
         self.ack_due = true;
         Ok(())
@@ -167,16 +181,6 @@ impl<S: StateMachine> Replica<S> {
             // One primary, one entry per op: see L4. Not ours to judge from a message: drop it.
             return Err(DropReason::WrongIdentity);
         }
-        if self
-            .journal
-            .put_body(op, &header.identity(), frame.body())
-            .is_ok()
-        {
-            // It was damaged here, and this is its body (R8.4): by identity, never by number alone.
-            self.stalled = self.stalled && op != self.applied.next();
-            self.repair.note_progress(self.now.monotonic);
-            return Ok(());
-        }
         if identity.is_some() {
             self.forward(header, frame.body(), op, route, out);
         }
@@ -184,15 +188,28 @@ impl<S: StateMachine> Replica<S> {
         Err(DropReason::Duplicate)
     }
 
-    /// Takes the body of an entry that was found damaged here: by identity, never by number alone
-    /// (R8.4). The only prepare that a primary takes.
-    fn put_back(&mut self, op: Op, frame: &Frame<'_>) -> bool {
-        let identity = frame.header().identity();
-        if op > self.op() || self.journal.put_body(op, &identity, frame.body()).is_err() {
+    /// Takes the body of an entry whose header is held here: by identity, never by number alone (R8.4).
+    /// Whoever sends it, in whatever view: the bytes prove themselves.
+    pub(super) fn put_back(&mut self, frame: &Frame<'_>) -> bool {
+        let Some(op) = frame.fields::<Prepare>().map(|prepare| prepare.op) else {
+            return false;
+        };
+        if op > self.op() || op < self.journal.tail() {
+            return false;
+        }
+        let identity = match self.journal.header(op) {
+            Some(held) if self.is_off(Mutant::RepairAny) => held.identity(),
+            _ => frame.header().identity(),
+        };
+        if self.journal.put_body(op, &identity, frame.body()).is_err() {
             return false;
         }
         self.stalled = self.stalled && op != self.applied.next();
         self.repair.note_progress(self.now.monotonic);
+        if op == self.held.next() && op <= self.verified {
+            self.recount_held_from(op);
+            self.ack_due = self.is_normal() && !self.is_primary();
+        }
         true
     }
 
@@ -202,32 +219,67 @@ impl<S: StateMachine> Replica<S> {
             "entries are appended in order"
         );
         assert!(prepare.parent == self.head, "entries form a chain (I4)");
-        self.journal.append(header, body, self.applied.next());
+        self.journal.append(header, body, self.protected_from());
         self.counters.count(Event::Appended);
         self.head = header.identity();
         self.head_timestamp = prepare.timestamp;
+        self.note_appended(prepare.op);
+        // Who leads next knows how much time has passed since.
+        self.prepared_at = Some(self.now.monotonic);
         self.repair.note_progress(self.now.monotonic);
+    }
+
+    fn note_appended(&mut self, op: Op) {
+        assert!(
+            self.verified == op.minus(1),
+            "entries go behind what belongs to this log"
+        );
+        self.verified = op;
+        if self.held == op.minus(1) {
+            self.held = op;
+        }
+    }
+
+    /// The broken replica of a test that follows any heartbeat into its view (trace T15).
+    fn adopt_view_mutant(&mut self, frame: &Frame<'_>) {
+        if self.is_off(Mutant::AdoptView) && frame.header().view() > self.view {
+            self.view = frame.header().view();
+            self.log_view = self.view;
+        }
     }
 
     /// R2.6: the commit number only rises, whatever order messages come in (trace T22).
     pub(super) fn learn_commit(&mut self, commit: Op) {
         assert!(!self.is_primary(), "a primary counts acknowledgements");
-        self.commit = self.commit.max(commit);
+        if commit > self.commit {
+            self.commit = commit;
+            // 2.14: views get their patience back when something commits.
+            self.change.on_progress();
+        }
     }
 
     /// R2.3: sent only by a normal backup, cumulative, for what is held with its body.
     pub(super) fn acknowledge(&mut self, out: &mut impl Outbox) {
         self.ack_due = false;
-        if self.op() == Op::ZERO {
+        if self.is_transferring() {
+            // R2.3: there is no state here that the acknowledged entries could follow.
             return;
         }
+        let last = if self.is_off(Mutant::AckHeaders) {
+            self.log_head()
+        } else {
+            self.held
+        };
+        let Some(identity) = self.acknowledged_identity(last) else {
+            return;
+        };
         assert!(
             self.is_normal() && !self.is_primary(),
             "backups acknowledge"
         );
         let ok = PrepareOk {
-            op: self.op(),
-            prepare: self.head,
+            op: last,
+            prepare: identity,
             applied: self.applied,
             sequence: self.sequence,
         };
@@ -235,9 +287,34 @@ impl<S: StateMachine> Replica<S> {
         let _: Sent = self.send(out, self.primary(), ok, &[]);
     }
 
+    /// What an acknowledgement of everything up to `last` names: none when there is nothing to name.
+    fn acknowledged_identity(&self, last: Op) -> Option<Identity> {
+        if last == Op::ZERO {
+            return None;
+        }
+        let beyond = self.inherited.header(last).map(Header::identity);
+        self.identity_of(last).or(beyond)
+    }
+
+    /// The broken replica of a test that acknowledges what it cannot append.
+    fn acknowledge_mutant(&mut self, frame: &Frame<'_>, out: &mut impl Outbox) {
+        let Some(prepare) = frame.fields::<Prepare>() else {
+            return;
+        };
+        let ok = PrepareOk {
+            op: prepare.op,
+            prepare: frame.header().identity(),
+            applied: self.applied,
+            sequence: self.sequence,
+        };
+        let _: Sent = self.send(out, self.primary(), ok, &[]);
+    }
+
     pub(super) fn on_prepare_ok(&mut self, frame: &Frame<'_>, out: &mut impl Outbox) -> Handled {
         let ok = *frame.fields::<PrepareOk>().ok_or(DropReason::Malformed)?;
-        self.admit_view(frame)?;
+        if !self.is_off(Mutant::OldAcks) {
+            self.admit_view(frame, out)?;
+        }
         self.admit_at_primary()?;
         let backup = frame.header().replica();
         if ok.op > self.op() {
@@ -245,6 +322,7 @@ impl<S: StateMachine> Replica<S> {
         }
         // R2.4: an acknowledgement counts only for the very entry that is held here (trace T17).
         match self.identity_of(ok.op) {
+            Some(_) if self.is_off(Mutant::OldAcks) => {}
             Some(identity) if identity == ok.prepare => {}
             Some(_) => return Err(DropReason::WrongIdentity),
             // Overwritten since, hence committed long ago: it tells where the backup is, no more.
@@ -252,7 +330,8 @@ impl<S: StateMachine> Replica<S> {
             None => return Err(DropReason::WrongIdentity),
         }
         let now = self.now.monotonic;
-        self.links.heard(backup, now);
+        self.links.answered_me(backup, now);
+        self.count_too_much(backup, ok.op);
         self.links
             .acknowledged(backup, ok.op, ok.applied, self.op(), now);
         self.commit_by_acknowledgements();
@@ -262,14 +341,22 @@ impl<S: StateMachine> Replica<S> {
 
     /// R2.5: what a quorum holds, this primary included, is committed.
     fn commit_by_acknowledgements(&mut self) {
-        let committed = self
-            .links
-            .acknowledged_by_quorum(self.config.quorum(), self.op());
+        let quorum = if self.is_off(Mutant::SmallCommitQuorum) {
+            (self.config.quorum() - 1).max(1)
+        } else if self.is_off(Mutant::ReplyBeforeCommit) {
+            1
+        } else {
+            self.config.quorum()
+        };
+        let committed = self.links.acknowledged_by_quorum(quorum, self.op());
         assert!(
             committed <= self.op(),
             "a primary commits what it has prepared (I7)"
         );
-        self.commit = self.commit.max(committed);
+        if committed > self.commit {
+            self.commit = committed;
+            self.change.on_progress();
+        }
     }
 
     /// The primary's heartbeat, which is also the question of a read round.
@@ -298,14 +385,19 @@ impl<S: StateMachine> Replica<S> {
 
     pub(super) fn on_commit(&mut self, frame: &Frame<'_>, out: &mut impl Outbox) -> Handled {
         let commit = *frame.fields::<Commit>().ok_or(DropReason::Malformed)?;
-        self.admit_view(frame)?;
+        self.adopt_view_mutant(frame);
+        self.admit_view(frame, out)?;
         self.admit_from_primary(frame)?;
-        if commit.sequence <= self.sequence {
+        if commit.sequence <= self.sequence && !self.is_off(Mutant::OldHeartbeats) {
             // R4.1: the past keeps nobody alive.
             return Err(DropReason::Duplicate);
         }
         self.sequence = commit.sequence;
         self.links.heard(self.primary(), self.now.monotonic);
+        self.hear_primary();
+        if self.is_off(Mutant::CommitFollows) && commit.commit >= self.applied {
+            self.commit = commit.commit;
+        }
         self.learn_commit(commit.commit);
         self.repair
             .note_target(commit.op, self.op(), self.now.monotonic);
@@ -317,7 +409,7 @@ impl<S: StateMachine> Replica<S> {
         // R4.2. Our entry is chain-verified up to here; theirs is zero when overwritten at theirs.
         let ours = self
             .identity_of(commit.commit)
-            .filter(|_| commit.commit <= self.op());
+            .filter(|_| commit.commit <= self.verified && !self.is_off(Mutant::NoComparison));
         if ours.is_some_and(|ours| ours != theirs) && theirs != Identity::default() {
             self.enter_halted(HaltReason::Divergence { op: commit.commit });
             return Ok(());
@@ -340,15 +432,15 @@ impl<S: StateMachine> Replica<S> {
         Ok(())
     }
 
-    pub(super) fn on_commit_ok(&mut self, frame: &Frame<'_>) -> Handled {
+    pub(super) fn on_commit_ok(&mut self, frame: &Frame<'_>, out: &mut impl Outbox) -> Handled {
         let ok = *frame.fields::<CommitOk>().ok_or(DropReason::Malformed)?;
-        self.admit_view(frame)?;
+        self.admit_view(frame, out)?;
         self.admit_at_primary()?;
         if ok.sequence > self.sequence {
             return Err(DropReason::ImplausibleNumber);
         }
         let backup = frame.header().replica();
-        self.links.heard(backup, self.now.monotonic);
+        self.links.answered_me(backup, self.now.monotonic);
         self.links
             .answered(backup, ok.sequence, ok.op, ok.applied, ok.tail);
         self.hear_digest(frame);
@@ -357,10 +449,12 @@ impl<S: StateMachine> Replica<S> {
 
     /// Whether something is committed, held and not executed.
     pub(super) fn can_execute(&self) -> bool {
-        self.status == Status::Normal
+        (self.is_normal() || self.is_taking_over())
             && !self.stalled
+            && !self.is_transferring()
+            && !self.holds_execution()
             && self.applied < self.commit
-            && self.applied < self.op()
+            && self.applied < self.held
     }
 
     /// Executes what is committed, in order, a bounded amount of it.
@@ -382,7 +476,10 @@ impl<S: StateMachine> Replica<S> {
     /// Executes one batch and returns its size. R2.7: only a normal replica whose log is its view's,
     /// along the chain from the last one executed.
     fn execute_next(&mut self, out: &mut impl Outbox) -> usize {
-        assert!(self.is_normal() && self.log_view == self.view, "R2.7");
+        assert!(
+            (self.is_normal() || self.is_taking_over()) && self.log_view == self.view,
+            "R2.7"
+        );
         let op = self.applied.next();
         let Some((header, intact)) = read_for_execution(&self.journal, op) else {
             self.counters.count(Event::DamagedEntries);
@@ -404,14 +501,19 @@ impl<S: StateMachine> Replica<S> {
                 view: header.view(),
                 op,
             },
-            timestamp: prepare.timestamp,
+            timestamp: if self.is_off(Mutant::LocalClock) {
+                self.now.wall
+            } else {
+                prepare.timestamp
+            },
             ..Context::default()
         };
+        let intact = intact || self.is_off(Mutant::ClientChecksumUnverified);
         self.execute_batch(&at, intact, out);
         self.applied = op;
         self.applied_identity = header.identity();
         self.applied_timestamp = prepare.timestamp;
-        if self.is_primary() {
+        if self.is_primary() && self.is_normal() {
             self.unexecuted_bytes -= header.body_size();
         }
         self.counters.count(Event::Executed);
@@ -420,7 +522,8 @@ impl<S: StateMachine> Replica<S> {
     }
 
     fn execute_batch(&mut self, at: &Context, intact: bool, out: &mut impl Outbox) {
-        let reply_to_clients = self.is_primary();
+        // R1.7: only the primary of a view that has started.
+        let reply_to_clients = self.is_primary() && self.is_normal();
         let letterhead = self.letterhead();
         let Self {
             journal,
@@ -454,7 +557,15 @@ impl<S: StateMachine> Replica<S> {
             let (Some(told), true) = (told, reply_to_clients) else {
                 continue;
             };
-            let header = letterhead.sealed(told.reply, &reply_buffer[..told.size]);
+            let asked = request.header();
+            let mut header = letterhead.header(Reply {
+                client: at.client,
+                request: asked.request,
+                op: told.op,
+                request_checksum: asked.checksum(),
+                index: at.index,
+            });
+            header.seal_with(told.size, told.checksum);
             let body = &reply_buffer[..told.size];
             // R1.7: after the commit, from a normal primary.
             send_to_client(counters, out, at.client, &header, body);
@@ -477,8 +588,11 @@ impl<S: StateMachine> Replica<S> {
 
 /// What a client is told about a request that was executed.
 struct Told {
-    reply: Reply,
+    /// The op of the reply: for a register the one that opened the session.
+    op: Op,
     size: usize,
+    /// Of that many bytes in the reply's buffer, made for the session that keeps them.
+    checksum: Checksum,
 }
 
 /// The header of the entry `op`, after every byte of the entry was verified: the header by its own
@@ -507,13 +621,6 @@ fn execute_request<S: StateMachine>(
     reply_buffer: &mut [u8],
 ) -> Option<Told> {
     let header = request.header();
-    let reply = |op| Reply {
-        client: at.client,
-        request: header.request,
-        op,
-        request_checksum: header.checksum(),
-        index: at.index,
-    };
     let executed = |request| Executed {
         request,
         request_checksum: header.checksum(),
@@ -523,27 +630,30 @@ fn execute_request<S: StateMachine>(
     if Operation::from_raw(header.operation) == Some(Operation::Register) {
         let slot = sessions.slot_of(at.client).unwrap_or_else(|| {
             counters.count(Event::SessionsOpened);
-            let slot = sessions.open(at.client, at.stamp.epoch, at.stamp.op);
-            sessions.store(slot, executed(RequestNumber::ZERO), &[]);
-            slot
+            let held = sessions.open(at.client, at.stamp.epoch, at.stamp.op);
+            sessions.store(&held, executed(RequestNumber::ZERO), &[]);
+            held.slot()
         });
         let session = sessions.session_number(slot);
         return Some(Told {
-            reply: reply(Op::new(session.raw())),
+            op: Op::new(session.raw()),
             size: 0,
+            checksum: checksum(&[]),
         });
     }
     let verdict = sessions.verdict(at.client, header.session, header.request, header.checksum());
-    let Verdict::Next(slot) = verdict else {
+    // By reference: its entry is not copied once more.
+    let Verdict::Next(held) = &verdict else {
         // R1.4: the same no-op on every replica. The client asks again and is told why then.
         counters.count(Event::NoOps);
         return None;
     };
     let size = machine.apply(at, request.operation(), reply_buffer);
     assert!(size <= reply_buffer.len(), "a reply fits into its buffer");
-    sessions.store(slot, executed(header.request), &reply_buffer[..size]);
+    let checksum = sessions.store(held, executed(header.request), &reply_buffer[..size]);
     Some(Told {
-        reply: reply(at.stamp.op),
+        op: at.stamp.op,
         size,
+        checksum,
     })
 }

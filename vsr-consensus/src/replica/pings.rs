@@ -12,6 +12,9 @@ use crate::{DropReason, HaltReason, Outbox, Sent, StateMachine};
 
 /// How many ticks lie between pings.
 const PING_TICKS: u32 = 10;
+/// How many ticks a primary must have been silent before a process that says it lost the primary's
+/// memory is believed: a second process that was started by mistake disturbs nobody.
+const LOST_TICKS: u32 = 3;
 
 impl<S: StateMachine> Replica<S> {
     pub(super) fn send_pings(&mut self, out: &mut impl Outbox) {
@@ -34,7 +37,7 @@ impl<S: StateMachine> Replica<S> {
         let ping = *frame.fields::<Ping>().ok_or(DropReason::Malformed)?;
         let status = PeerStatus::from_raw(ping.status).ok_or(DropReason::Malformed)?;
         let peer = frame.header().replica();
-        self.note_peer(frame, status, (ping.op, ping.applied, ping.tail));
+        self.note_peer(frame, status, (ping.op, ping.applied, ping.tail), out);
         if status == PeerStatus::Blank {
             self.relay_init(peer, out);
         }
@@ -51,16 +54,24 @@ impl<S: StateMachine> Replica<S> {
         Ok(())
     }
 
-    pub(super) fn on_pong(&mut self, frame: &Frame<'_>) -> Handled {
+    pub(super) fn on_pong(&mut self, frame: &Frame<'_>, out: &mut impl Outbox) -> Handled {
         let pong = *frame.fields::<Pong>().ok_or(DropReason::Malformed)?;
         let status = PeerStatus::from_raw(pong.status).ok_or(DropReason::Malformed)?;
-        self.note_peer(frame, status, (pong.op, pong.applied, pong.tail));
+        self.note_peer(frame, status, (pong.op, pong.applied, pong.tail), out);
+        self.links
+            .answered_me(frame.header().replica(), self.now.monotonic);
         let round_trip = self.now.monotonic.as_nanos().saturating_sub(pong.sent_ns);
         self.links.measured(frame.header().replica(), round_trip);
         Ok(())
     }
 
-    fn note_peer(&mut self, frame: &Frame<'_>, status: PeerStatus, progress: (Op, Op, Op)) {
+    fn note_peer(
+        &mut self,
+        frame: &Frame<'_>,
+        status: PeerStatus,
+        progress: (Op, Op, Op),
+        out: &mut impl Outbox,
+    ) {
         let header = frame.header();
         let peer = header.replica();
         // What another cluster's replica holds means nothing here; that it belongs to one does.
@@ -69,9 +80,24 @@ impl<S: StateMachine> Replica<S> {
         let progress = if is_ours { progress } else { nothing };
         let view = if is_ours { header.view() } else { self.view };
         let now = self.now.monotonic;
+        let is_back_empty = matches!(status, PeerStatus::Blank | PeerStatus::Recovering);
+        let silent = self.config.tick * LOST_TICKS;
+        if is_back_empty && peer == self.primary() && now.since(self.change_heard_at()) > silent {
+            self.primary_is_lost();
+        }
         self.links.told(peer, status, view, progress, now);
-        if is_ours {
-            self.hear_digest(frame);
+        self.note_operational(peer, header.cluster(), out);
+        if !is_ours {
+            return;
+        }
+        self.hear_digest(frame);
+        if status == PeerStatus::Normal && view == self.view {
+            self.hear_of_progress(progress.0);
+        }
+        // R4.4: this is how a view that started behind a broken link becomes known.
+        let is_missed = view > self.view || (view == self.view && !self.is_normal());
+        if status == PeerStatus::Normal && is_missed {
+            self.ask_view(peer, out);
         }
     }
 

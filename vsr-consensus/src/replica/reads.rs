@@ -5,6 +5,9 @@
 //! heartbeat or a later one. All queries that arrived before the round started share it. No clock is
 //! involved.
 //!
+//! What a request is told instead of an answer ("you have been evicted") is such a read too: a primary
+//! that was deposed while it slept knows nothing of the sessions that were opened since.
+//!
 //! ```text
 //!   gathering --- round starts: sequence s, floor = commit ---> waiting --- quorum answered >= s,
 //!   (next round's queries)                                                  applied >= floor: answer
@@ -15,13 +18,16 @@ use alloc::vec;
 use core::time::Duration;
 
 use bytemuck::{Pod, Zeroable};
-use vsr_types::message::{QueryReply, RejectReason};
-use vsr_types::{ClientId, Frame, Op, RequestNumber};
+use vsr_types::message::{QueryReply, Reject, RejectReason};
+use vsr_types::{ClientId, Frame, Op, RequestHeader, RequestNumber};
 
 use super::Replica;
 use super::admit::Handled;
 use super::exit::send_to_client;
+use super::requests::Asker;
 use crate::counters::Event;
+use crate::mutants::Mutant;
+use crate::sessions::{Sessions, Verdict};
 use crate::{DropReason, Outbox, StateMachine};
 
 /// How old the replicated time may be when a query is answered. Time moves only in the log, so
@@ -34,8 +40,13 @@ const CLOCK_GRANULARITY: Duration = Duration::from_millis(10);
 struct Entry {
     client: ClientId,
     query: RequestNumber,
-    size: u64,
+    size: u32,
+    /// A [`RequestHeader`] that is to be judged, no query.
+    is_request: u32,
 }
+
+/// How many bytes of queries and answers one deadline handles.
+const ANSWER_BYTES_MAX: usize = 512 << 10;
 
 const ENTRY_SIZE: usize = size_of::<Entry>();
 
@@ -54,7 +65,13 @@ impl Queue {
         }
     }
 
-    fn push(&mut self, client: ClientId, query: RequestNumber, body: &[u8]) -> bool {
+    fn push(
+        &mut self,
+        client: ClientId,
+        query: RequestNumber,
+        body: &[u8],
+        is_request: bool,
+    ) -> bool {
         let end = self.used + ENTRY_SIZE + body.len();
         if end > self.bytes.len() {
             return false;
@@ -62,7 +79,8 @@ impl Queue {
         let entry = Entry {
             client,
             query,
-            size: body.len() as u64,
+            size: body.len() as u32,
+            is_request: u32::from(is_request),
         };
         let body_at = self.used + ENTRY_SIZE;
         self.bytes[self.used..body_at].copy_from_slice(bytemuck::bytes_of(&entry));
@@ -71,15 +89,12 @@ impl Queue {
         true
     }
 
-    fn iter(&self) -> impl Iterator<Item = (Entry, &[u8])> {
-        let mut rest = &self.bytes[..self.used];
-        core::iter::from_fn(move || {
-            let (entry, behind) = rest.split_at_checked(ENTRY_SIZE)?;
-            let entry: Entry = bytemuck::pod_read_unaligned(entry);
-            let (body, behind) = behind.split_at(entry.size as usize);
-            rest = behind;
-            Some((entry, body))
-        })
+    /// The entry at `at` and where the next one begins.
+    fn get(&self, at: usize) -> Option<(Entry, &[u8], usize)> {
+        let (entry, behind) = self.bytes[at..self.used].split_at_checked(ENTRY_SIZE)?;
+        let entry: Entry = bytemuck::pod_read_unaligned(entry);
+        let size = entry.size as usize;
+        Some((entry, &behind[..size], at + ENTRY_SIZE + size))
     }
 
     const fn is_empty(&self) -> bool {
@@ -92,6 +107,8 @@ impl Queue {
 pub(super) struct Reads {
     gathering: Queue,
     waiting: Queue,
+    /// Where in `waiting` the first one not answered begins.
+    next: usize,
     round: Option<Round>,
 }
 
@@ -108,8 +125,17 @@ impl Reads {
         Self {
             gathering: Queue::new(bytes),
             waiting: Queue::new(bytes),
+            next: 0,
             round: None,
         }
+    }
+
+    /// Drops all queries: their clients ask the next primary.
+    pub(super) const fn clear(&mut self) {
+        self.gathering.used = 0;
+        self.waiting.used = 0;
+        self.next = 0;
+        self.round = None;
     }
 }
 
@@ -120,7 +146,7 @@ impl<S: StateMachine> Replica<S> {
         if !self
             .reads
             .gathering
-            .push(asker.client, asker.request, frame.body())
+            .push(asker.client, asker.request, frame.body(), false)
         {
             return self.reject(out, asker, RejectReason::Busy, DropReason::Busy);
         }
@@ -132,6 +158,8 @@ impl<S: StateMachine> Replica<S> {
             && self.is_primary()
             && self.reads.round.is_none()
             && !self.reads.gathering.is_empty()
+            // R12.1, trace T30: what was inherited may have been acknowledged by the last primary.
+            && (self.applied >= self.inherited.head() || self.is_off(Mutant::ReadTooEarly))
     }
 
     /// Starts a round for everything gathered. A heartbeat sent from now on proves what it must.
@@ -185,7 +213,8 @@ impl<S: StateMachine> Replica<S> {
             && self.is_primary()
             && self.applied >= round.floor
             // R12, S49: one short of a quorum, the primary itself being the last.
-            && self.links.answers(round.sequence) + 1 >= self.config.quorum()
+            && (self.links.answers(round.sequence) + 1 >= self.config.quorum()
+                || self.is_off(Mutant::ReadWithoutRound))
     }
 
     pub(super) fn answer_reads(&mut self, out: &mut impl Outbox) {
@@ -195,17 +224,33 @@ impl<S: StateMachine> Replica<S> {
         let Self {
             reads,
             machine,
+            sessions,
             counters,
             reply_buffer,
             ..
         } = self;
-        for (entry, query) in reads.waiting.iter() {
+        let mut bytes = 0;
+        while let Some((entry, body, next)) = reads.waiting.get(reads.next) {
+            if bytes > ANSWER_BYTES_MAX {
+                return;
+            }
+            reads.next = next;
+            bytes += ENTRY_SIZE + body.len();
+            if entry.is_request != 0 {
+                let request: RequestHeader = bytemuck::pod_read_unaligned(body);
+                if let Some(reject) = judge(sessions, &request) {
+                    let header = letterhead.sealed(reject, &[]);
+                    send_to_client(counters, out, entry.client, &header, &[]);
+                }
+                continue;
+            }
             let at = crate::Context {
                 client: entry.client,
                 ..at
             };
-            let size = machine.query(&at, query, reply_buffer);
+            let size = machine.query(&at, body, reply_buffer);
             assert!(size <= reply_buffer.len(), "a reply fits into its buffer");
+            bytes += size;
             let reply = QueryReply {
                 client: entry.client,
                 query: entry.query,
@@ -217,6 +262,47 @@ impl<S: StateMachine> Replica<S> {
             counters.count(Event::QueriesAnswered);
         }
         reads.waiting.used = 0;
+        reads.next = 0;
         reads.round = None;
     }
+
+    /// A request that this primary's session table speaks against is told so when a quorum has said
+    /// that this is still the primary, and if the table still does.
+    pub(super) fn judge_later(
+        &mut self,
+        request: &RequestHeader,
+        asker: Asker,
+        out: &mut impl Outbox,
+    ) -> Handled {
+        let body = bytemuck::bytes_of(request);
+        let gathering = &mut self.reads.gathering;
+        if !gathering.push(asker.client, asker.request, body, true) {
+            return self.reject(out, asker, RejectReason::Busy, DropReason::Busy);
+        }
+        Err(DropReason::UnknownSession)
+    }
+}
+
+/// What the client of `request` must be told; nothing when its retry will be welcome.
+fn judge(sessions: &Sessions, request: &RequestHeader) -> Option<Reject> {
+    let verdict = sessions.verdict(
+        request.client,
+        request.session,
+        request.request,
+        request.checksum(),
+    );
+    let (reason, detail) = match verdict {
+        Verdict::Unknown => (RejectReason::Evicted, 0),
+        // R1.6, trace T28: never silence.
+        Verdict::OtherSession { session } => (RejectReason::SessionTooLow, session.raw()),
+        Verdict::Ahead => (RejectReason::Malformed, 0),
+        Verdict::Old | Verdict::Repeated(_) | Verdict::Reused | Verdict::Next(_) => return None,
+    };
+    Some(Reject {
+        client: request.client,
+        request: request.request,
+        reason: reason as u32,
+        request_checksum: request.checksum(),
+        detail,
+    })
 }

@@ -17,6 +17,7 @@ use super::admit::Handled;
 use super::exit::send_to_client;
 use super::{Replica, Status};
 use crate::counters::Event;
+use crate::mutants::Mutant;
 use crate::sessions::{SessionSlot, Verdict};
 use crate::{DropReason, Outbox, Sent, StateMachine};
 
@@ -33,6 +34,11 @@ impl OpenBatch {
             builder: BatchBuilder::new(),
             buffer: vec![0; size_max].into_boxed_slice(),
         }
+    }
+
+    /// Drops what is in it.
+    pub(super) fn clear(&mut self) {
+        self.builder = BatchBuilder::new();
     }
 
     pub(super) const fn count(&self) -> u32 {
@@ -102,8 +108,8 @@ impl<S: StateMachine> Replica<S> {
         out: &mut impl Outbox,
     ) -> Handled {
         match self.status {
-            Status::Normal => {}
-            Status::Blank(_) => {
+            Status::Normal if !self.change.accepts_nothing() => {}
+            Status::Blank(_) | Status::Recovering | Status::ViewChange | Status::Normal => {
                 return self.reject(out, asker, RejectReason::NotReady, DropReason::WrongStatus);
             }
             Status::Halted(_) => {
@@ -166,26 +172,16 @@ impl<S: StateMachine> Replica<S> {
             asker.request_checksum,
         );
         let slot = match verdict {
-            Verdict::Next(slot) => slot,
-            // R1.3a. A primary of view 0 inherits nothing; later ones wait until they have executed
-            // what they inherited.
-            Verdict::Unknown => {
-                return self.reject(
-                    out,
-                    asker,
-                    RejectReason::Evicted,
-                    DropReason::UnknownSession,
-                );
+            Verdict::Next(held) => held.slot(),
+            // R1.3a: what was inherited may hold the register, the eviction of another, or the request
+            // before this one, which the last primary has answered.
+            Verdict::Unknown | Verdict::OtherSession { .. } | Verdict::Ahead
+                if self.applied < self.inherited.head() =>
+            {
+                return Err(DropReason::NotYetExecuted);
             }
-            // R1.6, trace T28: never silence.
-            Verdict::OtherSession { session } => {
-                return self.reject_with(
-                    out,
-                    asker,
-                    RejectReason::SessionTooLow,
-                    session.raw(),
-                    DropReason::UnknownSession,
-                );
+            Verdict::Unknown | Verdict::OtherSession { .. } | Verdict::Ahead => {
+                return self.judge_later(header, asker, out);
             }
             Verdict::Old => return Err(DropReason::OldRequest),
             Verdict::Repeated(slot) => {
@@ -200,14 +196,12 @@ impl<S: StateMachine> Replica<S> {
                     DropReason::Malformed,
                 );
             }
-            Verdict::Ahead => {
-                return self.reject(out, asker, RejectReason::Malformed, DropReason::Malformed);
-            }
         };
         // R1.3e: what is in the pipeline is not prepared twice (trace T23b).
         if self
             .sessions
-            .is_in_flight(slot, header.request, self.applied)
+            .is_in_flight(slot, header.request, self.applied_for_in_flight())
+            && !self.is_off(Mutant::PrepareTwice)
         {
             return Err(DropReason::InFlight);
         }
@@ -225,6 +219,16 @@ impl<S: StateMachine> Replica<S> {
         self.sessions
             .set_in_flight(slot, header.request, self.op().next());
         Ok(())
+    }
+
+    /// Up to where a request that was put into a batch is in flight no more. R1.2: what was prepared and
+    /// then dropped by a view change is not in flight either (trace T23a).
+    fn applied_for_in_flight(&self) -> vsr_types::Op {
+        if self.is_off(Mutant::TableAtPrepare) {
+            vsr_types::Op::ZERO
+        } else {
+            self.applied
+        }
     }
 
     fn add_to_batch(

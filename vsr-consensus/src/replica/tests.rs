@@ -343,6 +343,25 @@ fn a_request_that_was_damaged_before_it_was_prepared_is_executed_when_its_client
     }
 }
 
+/// M2, switched off: the damage is executed.
+#[cfg(feature = "mutate")]
+#[test]
+fn without_the_clients_checksum_damage_is_executed() {
+    let operation = b"pay";
+    let mut world = World::new(0, 1, |settings| {
+        settings.mutant = Some(crate::Mutant::ClientChecksumUnverified);
+    });
+    let register = world.request(0, b"");
+    world.hand_over(&register);
+    world.settle();
+    let request = world.request(1, operation);
+    world.hand_over(&request);
+    let headers = vsr_types::limits::BATCH_HEADER_SIZE + vsr_types::limits::REQUEST_HEADER_SIZE;
+    world.replica.batch.flip(headers, 0);
+    world.settle();
+    assert_eq!(world.replica.machine().operations, [b"qay"]);
+}
+
 /// R10.1.
 #[test]
 fn a_batch_that_takes_the_last_op_number_strands_nobody() {
@@ -392,7 +411,7 @@ fn a_backup_whose_new_life_was_heard_of_is_left_out_of_the_route_at_once() {
     let hop = ReplicaIndex::new;
     assert_eq!(route(&world), Route::through([hop(1), hop(2)]));
     let ping = message::Ping {
-        status: message::PeerStatus::Recovering as u8,
+        status: message::PeerStatus::Normal as u8,
         ..bytemuck::Zeroable::zeroed()
     };
     let bytes = said(1, 0, ping, &[]);
@@ -503,7 +522,7 @@ fn s11_zombie_ack_is_dropped() {
     };
     let zombie = said(1, 0, ok, &[]);
     let ping = message::Ping {
-        status: message::PeerStatus::Recovering as u8,
+        status: message::PeerStatus::Normal as u8,
         ..bytemuck::Zeroable::zeroed()
     };
     let bytes = said(1, 0, ping, &[]);

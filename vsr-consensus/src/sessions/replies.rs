@@ -7,6 +7,8 @@
 use alloc::boxed::Box;
 use alloc::vec;
 
+use super::image::Changes;
+
 /// The size of a block: small replies take one, a reply of a whole frame takes 4096.
 pub(crate) const BLOCK_SIZE: usize = 256;
 
@@ -15,10 +17,10 @@ pub(crate) const NO_BLOCK: u32 = u32::MAX;
 
 #[derive(Debug)]
 pub(crate) struct Replies {
-    bytes: Box<[u8]>,
-    next: Box<[u32]>,
-    free: u32,
-    free_count: usize,
+    pub(super) bytes: Box<[u8]>,
+    pub(super) next: Box<[u32]>,
+    pub(super) free: u32,
+    pub(super) free_count: usize,
 }
 
 impl Replies {
@@ -46,7 +48,7 @@ impl Replies {
     }
 
     /// Stores `reply` and returns its first block.
-    pub(crate) fn write(&mut self, reply: &[u8]) -> u32 {
+    pub(super) fn write(&mut self, reply: &[u8], changes: &mut Changes) -> u32 {
         assert!(self.has_room(reply.len()), "the caller asked for room");
         let mut first = NO_BLOCK;
         let mut last = NO_BLOCK;
@@ -57,8 +59,11 @@ impl Replies {
             let start = block as usize * BLOCK_SIZE;
             self.bytes[start..start + piece.len()].copy_from_slice(piece);
             self.next[block as usize] = NO_BLOCK;
+            changes.block(block);
+            changes.link(block);
             match last {
                 NO_BLOCK => first = block,
+                // Its link is marked already.
                 _ => self.next[last as usize] = block,
             }
             last = block;
@@ -77,10 +82,11 @@ impl Replies {
     }
 
     /// Frees the chain that begins in `block`.
-    pub(crate) fn free(&mut self, mut block: u32) {
+    pub(super) fn free(&mut self, mut block: u32, changes: &mut Changes) {
         while block != NO_BLOCK {
             let next = self.next[block as usize];
             self.next[block as usize] = self.free;
+            changes.link(block);
             self.free = block;
             self.free_count += 1;
             assert!(self.free_count <= self.next.len(), "a chain has no loop");

@@ -9,7 +9,7 @@ use std::{format, vec};
 use vsr_types::{Checksum, ClientId, Epoch, Op, RequestNumber, SessionNumber};
 
 use super::replies::BLOCK_SIZE;
-use super::{Executed, NONE, SessionReport, Sessions, Verdict};
+use super::{Executed, Held, NONE, SessionReport, SessionSlot, Sessions, Verdict};
 use crate::random::Random;
 
 /// One session as the model knows it.
@@ -70,6 +70,13 @@ impl Model {
     }
 }
 
+fn held(sessions: &Sessions, slot: SessionSlot) -> Held {
+    Held {
+        slot: slot.0,
+        entry: sessions.entry(slot.0),
+    }
+}
+
 fn executed(request: u64, op: u64) -> Executed {
     Executed {
         request: RequestNumber::new(request),
@@ -116,7 +123,8 @@ fn check(sessions: &Sessions, model: &Model, clients: &[ClientId]) {
         let last = known.request.raw();
         assert_eq!(verdict(last, known.checksum), Verdict::Repeated(slot));
         assert_eq!(verdict(last, Checksum::new(0)), Verdict::Reused);
-        assert_eq!(verdict(last + 1, Checksum::new(0)), Verdict::Next(slot));
+        let next = Verdict::Next(held(sessions, slot));
+        assert_eq!(verdict(last + 1, Checksum::new(0)), next);
         assert_eq!(verdict(last + 2, Checksum::new(0)), Verdict::Ahead);
         if last > 0 {
             assert_eq!(verdict(last - 1, Checksum::new(0)), Verdict::Old);
@@ -176,7 +184,7 @@ fn random_story(seed: u64, capacity: usize, blocks: usize, steps: u64) {
         };
         for table in [&mut sessions, &mut twin] {
             let slot = table.slot_of(client).expect("an open session");
-            table.store(slot, executed(request, op), &reply);
+            table.store(&held(table, slot), executed(request, op), &reply);
         }
         model.store(client, executed(request, op), &reply);
         check(&sessions, &model, &clients);
@@ -213,8 +221,8 @@ fn the_digest_tells_tables_apart() {
         (1, 1, ""),
     ] {
         let mut sessions = Sessions::new(4, 4 * BLOCK_SIZE);
-        let slot = sessions.open(ClientId::new(client), Epoch::ZERO, Op::new(op));
-        sessions.store(slot, executed(0, op), reply.as_bytes());
+        let held = sessions.open(ClientId::new(client), Epoch::ZERO, Op::new(op));
+        sessions.store(&held, executed(0, op), reply.as_bytes());
         assert!(
             !tables.contains(&sessions.digest()),
             "{client} {op} {reply}"
@@ -227,8 +235,9 @@ fn the_digest_tells_tables_apart() {
 fn what_is_in_flight_is_forgotten_when_its_op_is_executed_or_the_session_evicted() {
     let mut sessions = Sessions::new(1, 4 * BLOCK_SIZE);
     let (first, second) = (ClientId::new(1), ClientId::new(2));
-    let slot = sessions.open(first, Epoch::ZERO, Op::new(1));
-    sessions.store(slot, executed(0, 1), b"");
+    let held = sessions.open(first, Epoch::ZERO, Op::new(1));
+    sessions.store(&held, executed(0, 1), b"");
+    let slot = held.slot();
     let request = RequestNumber::new(1);
     sessions.set_in_flight(slot, request, Op::new(2));
     assert!(sessions.is_in_flight(slot, request, Op::new(1)));
@@ -237,7 +246,7 @@ fn what_is_in_flight_is_forgotten_when_its_op_is_executed_or_the_session_evicted
         !sessions.is_in_flight(slot, request, Op::new(2)),
         "op 2 went by without it"
     );
-    let slot = sessions.open(second, Epoch::ZERO, Op::new(3));
+    let slot = sessions.open(second, Epoch::ZERO, Op::new(3)).slot();
     assert!(
         !sessions.is_in_flight(slot, request, Op::new(1)),
         "another's session now"
@@ -250,8 +259,8 @@ fn three() -> (Sessions, Vec<ClientId>) {
     let clients = crowded(&sessions, 3);
     for (i, &client) in clients.iter().enumerate() {
         let op = 1 + i as u64;
-        let slot = sessions.open(client, Epoch::ZERO, Op::new(op));
-        sessions.store(slot, executed(0, op), &[op as u8; 2 * BLOCK_SIZE + 1]);
+        let held = sessions.open(client, Epoch::ZERO, Op::new(op));
+        sessions.store(&held, executed(0, op), &[op as u8; 2 * BLOCK_SIZE + 1]);
     }
     (sessions, clients)
 }

@@ -51,6 +51,28 @@ fn in_status(status: &str) -> (Cluster, u8) {
             cluster.settle(1);
             1
         }
+        "elect" => {
+            // R1 leads the next view as soon as it has another vote.
+            cluster.stopped[0] = true;
+            for _ in 0..200 {
+                cluster.tick(Duration::from_millis(1));
+                if cluster.status(1) == PeerStatus::Normal {
+                    cluster.deliver(Node::Replica(2), Node::Replica(1));
+                }
+            }
+            assert_eq!(cluster.status(1), PeerStatus::ViewChange);
+            1
+        }
+        "recovering" => {
+            cluster.crash(1);
+            cluster.restart(1);
+            cluster.stopped[2] = true;
+            let is_back = cluster.wait(Duration::from_secs(1), |cluster| {
+                cluster.status(1) == PeerStatus::Recovering
+            });
+            assert!(is_back, "R1 knows that there is a cluster");
+            1
+        }
         "halted" => {
             cluster.replicas[1].machine().flip.set(true);
             for _ in 0..3 {
@@ -88,7 +110,14 @@ fn whole_request(cluster: &mut Cluster, to: u8) -> Vec<u8> {
 
 #[test]
 fn every_kind_of_message_has_its_outcome_in_every_status() {
-    let statuses = ["blank", "primary", "backup", "halted"];
+    let statuses = [
+        "blank",
+        "primary",
+        "backup",
+        "elect",
+        "recovering",
+        "halted",
+    ];
     let mut table = format!("{:<17}", "message");
     for status in statuses {
         let _: std::fmt::Result = write!(table, " | {status:<16}");
@@ -176,6 +205,18 @@ fn corpus() -> (Cluster, Vec<Vec<u8>>) {
         cluster.run();
         cluster.pass(Duration::from_millis(40));
     }
+    // A primary that is heard no more, one that misses the start of the next view, and the old primary
+    // that follows: views are part of the corpus.
+    cluster.stopped[0] = true;
+    let missed = (Node::Replica(1), Node::Replica(2), Command::StartView);
+    cluster.net.lose.push(missed);
+    cluster.pass(Duration::from_millis(300));
+    cluster.net.lose.clear();
+    cluster.pass(Duration::from_millis(100));
+    cluster.retry_at(0, 1);
+    cluster.run();
+    cluster.stopped[0] = false;
+    cluster.pass(Duration::from_millis(200));
     let mut corpus = cluster.net.record.take().expect("a record");
     for &command in Command::ALL {
         corpus.push(empty(&cluster, command, 0));
@@ -266,7 +307,7 @@ fn no_sealed_nonsense_makes_a_replica_panic() {
 }
 
 #[test]
-fn the_corpus_has_the_messages_of_normal_operation() {
+fn the_corpus_has_the_messages_of_normal_operation_and_of_view_changes() {
     let (_, corpus) = corpus();
     let seen = |command: Command| {
         corpus
@@ -275,6 +316,10 @@ fn the_corpus_has_the_messages_of_normal_operation() {
             .count()
     };
     for command in [
+        Command::StartViewChange,
+        Command::DoViewChange,
+        Command::StartView,
+        Command::GetView,
         Command::Request,
         Command::Query,
         Command::Prepare,

@@ -2,15 +2,16 @@
 //! heals, and every client must have its answer, every replica the same state, every request been
 //! executed exactly once, and no read have missed what was acknowledged before it began.
 //!
-//! The primary is never lost for good: view changes are not part of this version.
+//! Silence makes views change, as often as it likes: none of the above depends on who leads.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use vsr_consensus::Settings;
-use vsr_types::message::RejectReason;
+use vsr_consensus::{Event, Replica, Settings};
+use vsr_types::Op;
+use vsr_types::message::{PeerStatus, RejectReason};
 
-use crate::support::{Answer, Client, Cluster, Node, Random, chosen_seeds};
+use crate::support::{Answer, Client, Cluster, Executed, Ledger, Node, Random, chosen_seeds};
 
 /// How long a client waits before it asks again, in steps.
 const RETRY_STEPS: u64 = 40;
@@ -42,6 +43,12 @@ struct Run {
     requests_made: u64,
     /// How many clients were evicted and came back under a new name.
     reborn: u64,
+    /// Everything executed, by its place in the order.
+    history: BTreeMap<(Op, u32), Executed>,
+    /// How much of what each replica has executed was compared with that.
+    agreed: Vec<usize>,
+    /// Who led each view.
+    leaders: BTreeMap<u64, u8>,
     step: u64,
 }
 
@@ -74,6 +81,9 @@ impl Run {
             answered: Vec::new(),
             requests_made: 0,
             reborn: 0,
+            history: BTreeMap::new(),
+            agreed: vec![0; usize::from(n)],
+            leaders: BTreeMap::new(),
             step: 0,
         }
     }
@@ -187,8 +197,10 @@ impl Run {
                     Answer::Reject { reason, .. } => {
                         evicted |=
                             matches!(reason, RejectReason::Evicted | RejectReason::SessionTooLow);
-                        let is_expected = evicted || *reason == RejectReason::NotPrimary;
-                        assert!(is_expected, "an unexpected refusal: {reason:?}");
+                        // Between views nobody serves: the client asks again.
+                        let asks_again =
+                            matches!(reason, RejectReason::NotPrimary | RejectReason::NotReady);
+                        assert!(evicted || asks_again, "an unexpected refusal: {reason:?}");
                     }
                 }
             }
@@ -230,6 +242,28 @@ impl Run {
         self.ask(bad);
         self.weather();
         self.cluster.tick(STEP);
+        self.watch();
+    }
+
+    /// What holds in every step, in whatever views: everybody executes the same, in the same order (or
+    /// is given the state that came of it), and no view has two primaries.
+    fn watch(&mut self) {
+        for place in 0..self.agreed.len() {
+            let replica = &self.cluster.replicas[place];
+            let executed = replica.machine().history();
+            for next in &executed[self.agreed[place]..] {
+                let at = (next.op, next.index);
+                let first = self.history.entry(at).or_insert_with(|| next.clone());
+                assert_eq!(next, first, "R{place} executes something else");
+            }
+            self.agreed[place] = executed.len();
+            let report = replica.report();
+            if report.status == PeerStatus::Normal && usize::from(report.primary.raw()) == place {
+                let view = report.view.raw();
+                let leader = *self.leaders.entry(view).or_insert(place as u8);
+                assert_eq!(usize::from(leader), place, "view {view} has two primaries");
+            }
+        }
     }
 
     fn heal(&mut self) {
@@ -249,20 +283,24 @@ impl Run {
             let client = self.cluster.client(c);
             client.waiting || client.reading
         });
-        let head = self.cluster.op(0);
-        !busy && (0..self.cluster.n()).all(|r| self.cluster.applied(r) == head)
+        let all = 0..self.cluster.n();
+        let head = all.clone().map(|r| self.cluster.op(r)).max();
+        let head = head.expect("a cluster has replicas");
+        let is_calm =
+            |r: u8| self.cluster.applied(r) == head && self.cluster.status(r) == PeerStatus::Normal;
+        !busy && all.into_iter().all(is_calm)
     }
 
     /// What was executed is what was asked for, each once, and everybody was told the truth.
     fn check(&mut self) {
         self.cluster.assert_equal();
-        let history = self.cluster.replicas[0].machine().history().to_vec();
+        let history = &self.history;
         let (executed, made) = (history.len() as u64, self.requests_made);
         assert!(
             executed <= made && made <= executed + self.reborn,
             "{executed} of {made} executed"
         );
-        let mut amounts: Vec<&[u8]> = history.iter().map(|e| &e.operation[..]).collect();
+        let mut amounts: Vec<&[u8]> = history.values().map(|e| &e.operation[..]).collect();
         amounts.sort_unstable();
         amounts.dedup();
         assert_eq!(
@@ -273,7 +311,7 @@ impl Run {
         let mut total = 0_u64;
         let mut told = BTreeMap::new();
         let mut after = BTreeMap::new();
-        for executed in &history {
+        for executed in history.values() {
             let text = String::from_utf8_lossy(&executed.operation).into_owned();
             let amount: u64 = text["add ".len()..].parse().expect("an amount");
             total += amount;
@@ -311,7 +349,8 @@ impl Run {
     }
 }
 
-fn play(n: u8, seed: u64, steps: u64, tune: fn(&mut Settings)) -> u64 {
+/// Plays one seed. Returns how many requests were made, and how many views were started.
+fn play(n: u8, seed: u64, steps: u64, tune: fn(&mut Settings)) -> (u64, u64) {
     let mut run = Run::new(n, seed, tune);
     for _ in 0..steps {
         run.step(true);
@@ -328,7 +367,9 @@ fn play(n: u8, seed: u64, steps: u64, tune: fn(&mut Settings)) -> u64 {
         run.step(false);
     }
     run.check();
-    run.requests_made
+    let started = |replica: &Replica<Ledger>| replica.counters().of(Event::ViewsStarted);
+    let views = run.cluster.replicas.iter().map(started).sum();
+    (run.requests_made, views)
 }
 
 /// What the replicas look like when they should have finished.
@@ -360,17 +401,23 @@ fn stuck(run: &mut Run) -> String {
 fn play_all(n: u8, seeds: std::ops::Range<u64>, tune: fn(&mut Settings)) {
     let chosen = chosen_seeds();
     let seeds = chosen.clone().unwrap_or(seeds);
-    let mut requests = 0;
+    let (mut requests, mut views) = (0, 0);
     for seed in seeds {
         let result = std::panic::catch_unwind(|| play(n, seed, 2000, tune));
-        requests += result.unwrap_or_else(|panic| {
+        let (asked, started) = result.unwrap_or_else(|panic| {
             eprintln!("n = {n}, seed {seed}: VSR_SEED={seed} plays it again");
             std::panic::resume_unwind(panic)
         });
+        requests += asked;
+        views += started;
     }
     assert!(
         chosen.is_some() || requests > 1000,
         "the schedules do some work: {requests} requests"
+    );
+    assert!(
+        chosen.is_some() || n == 1 || views > 0,
+        "and change views: {views} were started"
     );
 }
 

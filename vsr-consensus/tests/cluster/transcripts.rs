@@ -15,6 +15,8 @@
 //! | `drop`, `twice`, `reverse R0->R1` | loses, doubles, turns round what is on a link |
 //! | `run`, `tick 10ms`, `pass 100ms` | everything now; time without delivery; time with it |
 //! | `cut`, `mend R0-R1` (or `R0->R1`), `full`, `free R0->R1` | links that lose, or have no room |
+//! | `hand-over R0 R2` | an operator's order to R0: let R2 lead |
+//! | `until R1 leads` | lets time go by, everything delivered, until it is so |
 //! | `stop`, `resume R1`, `flip R1` | a replica that does nothing; a bit that flips in its state |
 //! | `status`, `queue`, `told c1`, `sessions R0`, `count R0 name` | shows |
 //! | `quietly ...` | a command whose events are not shown |
@@ -23,7 +25,8 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use vsr_types::message::PeerStatus;
+use vsr_types::message::{HandOver, PeerStatus};
+use vsr_types::{Header, Nonce};
 
 use crate::support::{Answer, Cluster, Node, describe, short};
 
@@ -32,6 +35,9 @@ struct Player {
 }
 
 fn node(text: &str) -> Option<Node> {
+    if text == "tool" {
+        return Some(Node::Tool);
+    }
     let (kind, number) = text.split_at(1);
     match (kind, number.parse()) {
         ("R", Ok(index)) => Some(Node::Replica(index)),
@@ -116,6 +122,8 @@ impl Player {
                     self.cluster.net.link(from, to).full = name == "full";
                 }
             }
+            "hand-over" => self.hand_over(replica(words[0]), replica(words[1])),
+            "until" => self.until_leads(replica(words[0])),
             "stop" | "resume" => {
                 let place = usize::from(replica(words[0]));
                 self.cluster.stopped[place] = name == "stop";
@@ -146,6 +154,26 @@ impl Player {
             }
         });
         self.cluster.show = true;
+    }
+
+    fn hand_over(&mut self, from: u8, target: u8) {
+        let mut header = Header::new(HandOver {
+            nonce: Nonce::new(1),
+            target: u64::from(target),
+            reserved: [0; 2],
+        });
+        header.set_cluster(self.cluster.id());
+        header.seal(&[]);
+        let bytes = bytemuck::bytes_of(&header).to_vec();
+        self.cluster.put(Node::Tool, from, bytes);
+    }
+
+    fn until_leads(&mut self, leader: u8) {
+        let came_to_be = self.cluster.wait(Duration::from_secs(5), |cluster| {
+            let report = cluster.replicas[usize::from(leader)].report();
+            report.status == PeerStatus::Normal && report.primary.raw() == leader
+        });
+        assert!(came_to_be, "R{leader} never leads");
     }
 
     fn ask(&mut self, name: &str, words: &[&str]) {
@@ -231,13 +259,18 @@ impl Player {
             PeerStatus::Blank => return format!("R{index} blank"),
             PeerStatus::Normal if report.primary.raw() == index => "primary",
             PeerStatus::Normal => "backup ",
+            PeerStatus::ViewChange => "between views",
             other => return format!("R{index} {other:?}: {:?}", report.halted),
         };
         let (op, commit, applied) = (report.op.raw(), report.commit.raw(), report.applied.raw());
         let digest = short(self.cluster.digest(index));
         let mut line =
             format!("R{index} {status} op {op} commit {commit} applied {applied} state {digest}");
-        if report.primary.raw() == index {
+        if report.view.raw() > 0 {
+            // Writing to a string cannot fail.
+            let _: std::fmt::Result = write!(line, " view {}", report.view.raw());
+        }
+        if report.primary.raw() == index && report.status == PeerStatus::Normal {
             let hops: Vec<String> = report.route.hops().map(|hop| hop.to_string()).collect();
             // Writing to a string cannot fail.
             let _: std::fmt::Result = write!(line, " chain [{}]", hops.join(" "));
@@ -331,7 +364,7 @@ fn transcripts_tell_what_happens() {
         .map(|entry| entry.expect("an entry").path())
         .collect();
     files.sort();
-    assert!(files.len() >= 18, "the transcripts are there");
+    assert!(files.len() >= 23, "the transcripts are there");
     for file in files {
         let text = std::fs::read_to_string(&file).expect("a transcript");
         let played = replay(&text);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use vsr_types::{Header, Instant};
+use vsr_types::{Command, Header, Instant};
 
 /// Who sends or receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,6 +47,9 @@ pub struct Network {
     pub links: BTreeMap<(Node, Node), Link>,
     /// How many frames were sent, lost ones included.
     pub sent: u64,
+    /// Kinds of messages that are lost on a link; what is lost stays here, to be delivered by hand.
+    pub lose: Vec<(Node, Node, Command)>,
+    pub lost: Vec<(Node, Node, Vec<u8>)>,
     /// Everything ever sent, while it is to be kept.
     pub record: Option<Vec<Vec<u8>>>,
 }
@@ -68,6 +71,14 @@ impl Network {
         self.sent += 1;
         if let Some(record) = &mut self.record {
             record.push([bytemuck::bytes_of(header), body].concat());
+        }
+        let is_meant = |&(a, b, command): &(Node, Node, Command)| {
+            (a, b) == (from, to) && Some(command) == header.command()
+        };
+        if self.lose.iter().any(is_meant) {
+            let bytes = [bytemuck::bytes_of(header), body].concat();
+            self.lost.push((from, to, bytes));
+            return true;
         }
         let link = self.link(from, to);
         if link.full {

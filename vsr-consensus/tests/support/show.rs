@@ -2,9 +2,11 @@
 
 use std::fmt::Write as _;
 
+use vsr_types::body::{self, LogSuffix};
 use vsr_types::message::{
-    Commit, CommitOk, GetPrepare, Headers, InitResult, Ping, Pong, Prepare, PrepareOk, Query,
-    QueryReply, Reject, RejectReason, Reply,
+    Commit, CommitOk, DoViewChange, GetPrepare, HandOver, HandOverOutcome, HandOverResult, Headers,
+    InitResult, Ping, Pong, Prepare, PrepareOk, Query, QueryReply, RecoveryRequest,
+    RecoveryResponse, Reject, RejectReason, Reply, StartView,
 };
 use vsr_types::{Batch, Command, Digest, Frame, Request, RequestHeader};
 
@@ -48,8 +50,17 @@ pub fn describe(frame: &Frame<'_>) -> String {
         }
         Command::Headers => {
             let headers = frame.fields::<Headers>().expect("its command says so");
-            write!(line, " no more from op {}", headers.from.raw())
+            match frame.body().len() / vsr_types::HEADER_SIZE {
+                0 => write!(line, " no more from op {}", headers.from.raw()),
+                count => write!(line, " {count} from op {}", headers.from.raw()),
+            }
         }
+        Command::StartViewChange
+        | Command::DoViewChange
+        | Command::StartView
+        | Command::GetView
+        | Command::HandOver
+        | Command::HandOverResult => describe_change(&mut line, frame),
         Command::Ping => {
             let ping = frame.fields::<Ping>().expect("its command says so");
             write!(
@@ -77,6 +88,43 @@ pub fn describe(frame: &Frame<'_>) -> String {
     line
 }
 
+fn describe_change(line: &mut String, frame: &Frame<'_>) -> std::fmt::Result {
+    let view = frame.header().view().raw();
+    if let Some(vote) = frame.fields::<DoViewChange>() {
+        let (log_view, op, commit) = (vote.log_view.raw(), vote.op.raw(), vote.commit.raw());
+        let log = format!("its log is view {log_view}'s to op {op}, commit {commit}");
+        return write!(line, " {view}: {log}{}", bodies(frame, op));
+    }
+    if let Some(start) = frame.fields::<StartView>() {
+        let (op, commit) = (start.op.raw(), start.commit.raw());
+        return write!(line, " {view}: its log ends with op {op}, commit {commit}");
+    }
+    if let Some(order) = frame.fields::<HandOver>() {
+        return write!(line, " to R{}", order.target);
+    }
+    if let Some(result) = frame.fields::<HandOverResult>() {
+        let outcome = HandOverOutcome::from_raw(result.outcome).expect("a known outcome");
+        return write!(line, " {outcome:?}");
+    }
+    write!(line, " {view}")
+}
+
+/// Which of the last entries a vote has no body of.
+fn bodies(frame: &Frame<'_>, op: u64) -> String {
+    let suffix: LogSuffix = body::read(frame.body()).expect("a vote has a suffix");
+    let first = op + 1 - suffix.count;
+    let is_here = |index: u64| suffix.present[index as usize / 64] >> (index % 64) & 1 == 1;
+    let missing: Vec<String> = (0..suffix.count)
+        .filter(|&index| !is_here(index))
+        .map(|index| (first + index).to_string())
+        .collect();
+    if missing.is_empty() {
+        String::new()
+    } else {
+        format!(", without op {}", missing.join(" "))
+    }
+}
+
 fn describe_answer(line: &mut String, frame: &Frame<'_>) -> std::fmt::Result {
     if let Some(reply) = frame.fields::<Reply>() {
         let (request, op) = (reply.request.raw(), reply.op.raw());
@@ -99,6 +147,14 @@ fn describe_answer(line: &mut String, frame: &Frame<'_>) -> std::fmt::Result {
         if reject.detail != 0 {
             write!(line, " ({})", reject.detail)?;
         }
+    }
+    if let Some(request) = frame.fields::<RecoveryRequest>() {
+        assert!(request.reserved == [0; 3], "reserved fields are zero");
+        write!(line, " as life {}", frame.header().incarnation().counter)?;
+    }
+    if let Some(response) = frame.fields::<RecoveryResponse>() {
+        let (view, op) = (frame.header().view().raw(), response.op.raw());
+        write!(line, " view {view}, op {op}")?;
     }
     if let Some(result) = frame.fields::<InitResult>() {
         let outcome = vsr_types::message::InitOutcome::from_raw(result.outcome);

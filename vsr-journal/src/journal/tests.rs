@@ -67,7 +67,7 @@ fn a_new_journal_is_empty_and_as_large_as_planned() {
         ),
         (8, 1024, 0)
     );
-    assert_eq!(Journal::memory(8, 1000), 2 * 8 * (HEADER_SIZE + 16) + 1024);
+    assert_eq!(Journal::memory(8, 1000), 2 * 8 * (HEADER_SIZE + 24) + 1024);
     for op in [0, 1, 8, u64::MAX] {
         assert_eq!(journal.state(Op::new(op)), SlotState::Empty);
         assert_eq!(journal.read(Op::new(op)), Err(ReadError::Empty));
@@ -408,4 +408,4 @@ fn what_was_never_written_is_no_slot() {
     }
 }
 
-const _: () = assert!(SLOT_BITS == (HEADER_SIZE + 16) * 8);
+const _: () = assert!(SLOT_BITS == (HEADER_SIZE + 24) * 8);

@@ -27,8 +27,9 @@ pub(super) const WAITING_MAX: usize = 1024;
 /// How precise time-outs and retries are: all of them are looked at once in this time.
 const TICK: Duration = Duration::from_millis(5);
 
-/// Between attempts to reach an endpoint.
-const DIAL_BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+/// Between attempts to reach an endpoint that is of use. The longest wait is what a client may lose
+/// after a change of view, so it is short; a refused connection costs next to nothing.
+const DIAL_BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
 
 #[derive(Debug)]
 struct Endpoint {
@@ -42,7 +43,28 @@ struct Endpoint {
 #[derive(Debug)]
 enum Failure {
     Refused(Refusal),
+    /// It belongs to this other cluster.
+    WrongCluster(ClusterId),
     Other(String),
+}
+
+impl Endpoint {
+    /// What only an operator can change, if that is what is wrong with it.
+    fn lasting(&self, cluster: ClusterId) -> Option<ClientError> {
+        let endpoint = self.address.clone();
+        match self.failure.as_ref()? {
+            Failure::Refused(refusal) if !refusal.is_temporary() => {
+                let refusal = *refusal;
+                Some(ClientError::Refused { endpoint, refusal })
+            }
+            Failure::WrongCluster(received) => Some(ClientError::WrongCluster {
+                endpoint,
+                expected: cluster,
+                received: *received,
+            }),
+            Failure::Refused(_) | Failure::Other(_) => None,
+        }
+    }
 }
 
 /// The task behind a [`super::Client`].
@@ -185,18 +207,19 @@ impl Driver {
         }
         let known = self.table.cluster();
         if !known.is_zero() && known != cluster {
-            // R7.2: a new cluster in the old one's place must not be taken for it.
-            return Err(ClientError::WrongCluster {
-                endpoint: self.endpoint().address.clone(),
-                expected: known,
-                received: cluster,
-            });
+            // R7.2: a new cluster in the old one's place must not be taken for it. But a single wrong
+            // endpoint in the list says nothing about the others.
+            let endpoint = self.endpoint();
+            if !matches!(endpoint.failure, Some(Failure::WrongCluster(_))) {
+                let endpoint = &endpoint.address;
+                tracing::warn!(endpoint, expected = %known, received = %cluster, "another cluster");
+            }
+            return self.leave(Failure::WrongCluster(cluster));
         }
         self.table.set_cluster(cluster);
         self.replicas = greeting.welcome.replicas;
         self.endpoint().replica = Some(greeting.header.replica());
         self.endpoint().failure = None;
-        self.backoff.reset();
         self.link = Link::Up(Up::new(stream));
         self.ask_for_view();
         self.table.resend_all(&mut self.link);
@@ -224,24 +247,20 @@ impl Driver {
             Some(refusal) => Failure::Refused(refusal),
             None => Failure::Other(error.to_string()),
         };
+        self.leave(failure)
+    }
+
+    /// This endpoint is of no use: to the next one, unless every single one says no for good. Then
+    /// waiting longer helps nobody.
+    fn leave(&mut self, failure: Failure) -> Result<(), ClientError> {
         self.endpoint().failure = Some(failure);
-        let lasting = |endpoint: &Endpoint| match endpoint.failure {
-            Some(Failure::Refused(refusal)) if !refusal.is_temporary() => {
-                Some(ClientError::Refused {
-                    endpoint: endpoint.address.clone(),
-                    refusal,
-                })
-            }
-            _ => None,
-        };
-        // Waiting longer helps nobody when every single one says no.
-        if self
-            .endpoints
-            .iter()
-            .all(|endpoint| lasting(endpoint).is_some())
-        {
-            let refused = lasting(&self.endpoints[self.current]);
-            return Err(refused.expect("all of them refuse, so this one does"));
+        let cluster = self.table.cluster();
+        let lasting = |endpoint: &Endpoint| endpoint.lasting(cluster);
+        if self.endpoints.iter().all(|one| lasting(one).is_some()) {
+            let errors = self.endpoints.iter().filter_map(lasting);
+            // That the data may be gone is the worse news.
+            let worst = errors.max_by_key(|one| matches!(one, ClientError::WrongCluster { .. }));
+            return Err(worst.expect("a client has endpoints, and all of them refuse"));
         }
         self.rotate();
         Ok(())
@@ -254,7 +273,11 @@ impl Driver {
             let frame = match up.ingress.next_frame() {
                 Ok(Some(bytes)) => Frame::parse(bytes, cluster),
                 Ok(None) => break,
-                Err(error) => Err(error),
+                Err(error) => {
+                    // The stream cannot be followed any further: what comes behind is no message.
+                    advice = Advice::Close(error.to_string());
+                    break;
+                }
             };
             let next = match frame {
                 Ok(frame) => match frame.fields::<Pong>() {
@@ -285,16 +308,28 @@ impl Driver {
     }
 
     /// Moves the connection to the primary of `view`, once for every view: a backup passes requests
-    /// on, so being elsewhere costs time and nothing else.
+    /// on, so being elsewhere costs time and nothing else. What is in flight is sent again, there or
+    /// here: it may have been lost with the primary before.
     fn seek(&mut self, view: View) {
+        // Whoever knows a view is of use: the next time that one is looked for begins quickly.
+        self.backoff.reset();
         if view < self.view || self.replicas == 0 || self.sought == Some(view) {
             return;
         }
+        let is_change = self.sought.is_some();
         self.view = view;
         self.sought = Some(view);
+        let has_moved = self.move_to(view);
+        if is_change && !has_moved && !self.link.is_full() {
+            self.table.resend_all(&mut self.link);
+        }
+    }
+
+    /// Dials the primary of `view` if that is another endpoint than the present one, and known.
+    fn move_to(&mut self, view: View) -> bool {
         let primary = view.primary(self.replicas);
         if self.endpoint().replica == Some(primary) {
-            return;
+            return false;
         }
         let known = self
             .endpoints
@@ -304,10 +339,12 @@ impl Driver {
         let guessed = (self.endpoints.len() == usize::from(self.replicas))
             .then_some(primary.as_usize())
             .filter(|&place| self.endpoints[place].replica.is_none());
-        if let Some(place) = known.or(guessed) {
-            self.current = place;
-            self.dial();
-        }
+        let Some(place) = known.or(guessed) else {
+            return false;
+        };
+        self.current = place;
+        self.dial();
+        true
     }
 
     fn on_tick(&mut self) -> Result<(), ClientError> {
@@ -322,15 +359,11 @@ impl Driver {
         self.tick = None;
         let is_due = self.table.on_tick(now);
         if is_due {
-            let silent = match &self.link {
-                Link::Up(up) => now.duration_since(up.heard) > self.options.retry_min,
-                _ => false,
-            };
-            if silent || self.link.is_blocked() {
+            if self.link.is_stuck(now, self.options.retry_min) {
                 let why = "it is connected, but does not answer".to_owned();
                 self.endpoint().failure = Some(Failure::Other(why));
                 self.rotate();
-            } else {
+            } else if !self.link.is_full() {
                 self.table.resend_due(now, &mut self.link);
             }
         }
@@ -341,6 +374,7 @@ impl Driver {
         let failures = self.endpoints.iter().map(|endpoint| {
             let why = match &endpoint.failure {
                 Some(Failure::Refused(refusal)) => refusal.to_string(),
+                Some(Failure::WrongCluster(cluster)) => format!("it belongs to cluster {cluster}"),
                 Some(Failure::Other(why)) => why.clone(),
                 None => "not tried in time".to_owned(),
             };

@@ -60,8 +60,8 @@ pub enum ClientError {
     /// No endpoint could be reached, or none belongs to a cluster.
     #[error("no endpoint could be reached:{}", lines(.0))]
     Unreachable(Vec<(String, String)>),
-    /// An endpoint belongs to another cluster than before: the one we were talking to was lost and a
-    /// new, empty one stands in its place, or the endpoint is not ours (R7.2).
+    /// All endpoints refuse, and this one because it belongs to another cluster than before: the one we
+    /// were talking to was lost and a new, empty one stands in its place (R7.2).
     #[error(
         "{endpoint} belongs to cluster {received}, but this client talks to cluster {expected}; \
          nothing of the old cluster's data can be assumed to be there"
@@ -80,7 +80,8 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// Whether the operation may have been executed, or may still be.
+    /// Whether the operation may have been executed, or may still be. When all endpoints refuse it may
+    /// have been sent before they began to.
     #[must_use]
     pub const fn is_outcome_unknown(&self) -> bool {
         matches!(
@@ -88,6 +89,7 @@ impl ClientError {
             Self::Timeout { sent: true, .. }
                 | Self::Evicted
                 | Self::RequestReused
+                | Self::Refused { .. }
                 | Self::WrongCluster { .. }
                 | Self::Closed
         )

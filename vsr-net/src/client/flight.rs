@@ -31,6 +31,10 @@ impl Waiter {
     }
 }
 
+/// How soon a replica that said "not now" is asked again: queues empty within milliseconds, and a change
+/// of view takes a fraction of a second.
+const NOT_NOW: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
+
 /// One sealed frame that is sent until it is answered.
 #[derive(Debug)]
 pub(super) struct Flight {
@@ -44,6 +48,7 @@ pub(super) struct Flight {
     /// How often it was sent.
     pub(super) attempts: u32,
     backoff: Backoff,
+    not_now: Backoff,
 }
 
 impl Flight {
@@ -59,6 +64,7 @@ impl Flight {
             retry_at: Instant::now(),
             attempts: 0,
             backoff: Backoff::new(retry_min, retry_max, Random::new(seed)),
+            not_now: Backoff::new(NOT_NOW.0, NOT_NOW.1, Random::new(!seed)),
         }
     }
 
@@ -68,9 +74,9 @@ impl Flight {
         self.retry_at = now + self.backoff.next_delay();
     }
 
-    /// A replica is too busy to take it: not before the next backoff.
+    /// A replica cannot take it now: again, soon.
     pub(super) fn postpone(&mut self, now: Instant) {
-        self.retry_at = now + self.backoff.next_delay();
+        self.retry_at = now + self.not_now.next_delay();
     }
 
     /// Tells the caller if the time is up; the frame stays in flight.

@@ -3,6 +3,7 @@
 use std::future::{Future, pending};
 use std::io;
 use std::pin::Pin;
+use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -42,8 +43,10 @@ pub(super) struct Up {
     pub(super) ingress: Ingress,
     unsent: Vec<u8>,
     written: usize,
-    /// When something last arrived.
-    pub(super) heard: Instant,
+    /// Whether the socket had no room at the last attempt to write.
+    is_full: bool,
+    /// When something last arrived, or the full socket took some more.
+    moved: Instant,
 }
 
 /// What happened to the connection.
@@ -82,9 +85,16 @@ impl Link {
         true
     }
 
-    /// Whether bytes are waiting that the socket did not take yet.
-    pub(super) fn is_blocked(&self) -> bool {
-        matches!(self, Self::Up(up) if !up.unsent.is_empty())
+    /// Whether bytes are waiting that the socket did not take yet: sending them once more would only
+    /// make the queue longer.
+    pub(super) fn is_full(&self) -> bool {
+        matches!(self, Self::Up(up) if up.is_full)
+    }
+
+    /// Whether nothing has moved over the connection for longer than `within`, in either direction. A
+    /// large operation on its way is no silence, however long it takes.
+    pub(super) fn is_stuck(&self, now: Instant, within: Duration) -> bool {
+        matches!(self, Self::Up(up) if now.duration_since(up.moved) > within)
     }
 }
 
@@ -95,7 +105,8 @@ impl Up {
             ingress: Ingress::new(2 * limits::FRAME_SIZE_MAX, limits::FRAME_SIZE_MAX),
             unsent: Vec::new(),
             written: 0,
-            heard: Instant::now(),
+            is_full: false,
+            moved: Instant::now(),
         }
     }
 
@@ -125,7 +136,7 @@ impl Up {
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(count) => {
                 self.ingress.filled(count);
-                self.heard = Instant::now();
+                self.moved = Instant::now();
                 Ok(true)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
@@ -137,13 +148,22 @@ impl Up {
         while self.written < self.unsent.len() {
             match self.stream.try_write(&self.unsent[self.written..]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => self.written += count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Ok(count) => {
+                    self.written += count;
+                    if self.is_full {
+                        self.moved = Instant::now();
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.is_full = true;
+                    return Ok(());
+                }
                 Err(error) => return Err(error),
             }
         }
         self.unsent.clear();
         self.written = 0;
+        self.is_full = false;
         Ok(())
     }
 }

@@ -4,11 +4,6 @@ use super::*;
 use bytemuck::Zeroable;
 use vsr_types::message::Ping;
 
-const NONE: [Incarnation; limits::REPLICAS_MAX] = [Incarnation {
-    counter: 0,
-    random: 0,
-}; limits::REPLICAS_MAX];
-
 fn replica(index: u8) -> Identity {
     Identity {
         cluster_name: cluster_name_digest("orders"),
@@ -26,7 +21,7 @@ fn replica(index: u8) -> Identity {
 }
 
 fn judge(acceptor: &Identity, hello: Header) -> Result<Caller, Refusal> {
-    acceptor.judge_hello(bytemuck::bytes_of(&hello), &NONE)
+    acceptor.judge_hello(bytemuck::bytes_of(&hello))
 }
 
 fn hello_with(identity: &Identity, change: impl FnOnce(&mut Hello)) -> Header {
@@ -163,30 +158,20 @@ fn a_version_in_the_header_that_we_do_not_speak_is_a_version_refusal() {
     );
 }
 
+/// R0.1, R0.2, R6.1: the crash vector decides about lives, message by message.
 #[test]
-fn an_older_life_is_refused_and_a_blank_one_is_not() {
-    let mut newest = NONE;
-    newest[2] = Incarnation {
-        counter: 5,
-        random: 0,
-    };
-    let acceptor = replica(1);
-    let judge = |caller: &Identity| {
-        let hello = caller.hello(LinkKind::Peer, None);
-        acceptor.judge_hello(bytemuck::bytes_of(&hello), &newest)
-    };
-    let stale = judge(&replica(2)).expect_err("stale");
-    assert_eq!(stale, Refusal::new(RefuseReason::StaleIncarnation, 5, 4));
-    let blank = Identity {
-        incarnation: Incarnation::default(),
-        ..replica(2)
-    };
-    assert!(judge(&blank).is_ok(), "it holds nothing yet");
-    let same = Identity {
-        incarnation: newest[2],
-        ..replica(2)
-    };
-    assert!(judge(&same).is_ok(), "the newest itself comes back");
+fn every_life_of_a_replica_may_introduce_itself_and_says_which_process_it_is() {
+    let restarted = MemberId::new(4711);
+    for (counter, random) in [(0, 0), (3, 1), (4, 9), (5, 2)] {
+        let caller = Identity {
+            incarnation: Incarnation { counter, random },
+            member: restarted,
+            ..replica(2)
+        };
+        let seen = judge(&replica(1), caller.hello(LinkKind::Peer, None)).expect("welcome");
+        assert_eq!(seen.incarnation, caller.incarnation);
+        assert_eq!(seen.member, restarted);
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ use super::fields::{self, Shape};
 use super::layers::{Layers, Value};
 use super::parse::{self, Port, Wrong};
 use super::{Config, LogFormat, Password};
+use crate::gateway::{BUFFERS_MAX, BUFFERS_MIN};
 use crate::kv::{MEMORY_MAX, MEMORY_MIN};
 
 /// The longest password; longer ones are files named by mistake.
@@ -124,7 +125,8 @@ pub(super) fn build(layers: Layers) -> Result<Config, ConfigError> {
     let listen = reader.optional("listen", |text| parse::address(text, Port::Fixed));
     let resp = reader.port("resp", "no-resp");
     let admin = reader.port("admin", "no-admin");
-    let memory = memory(&mut reader);
+    let memory = size_between(&mut reader, "memory", MEMORY_MIN, MEMORY_MAX);
+    let resp_buffers = size_between(&mut reader, "resp-buffers", BUFFERS_MIN, BUFFERS_MAX);
     let settings = settings(&mut reader, replica.unwrap_or_default(), replicas);
     let client_timeout = at_least_a_tick(&mut reader, "client-timeout", settings.tick);
     let drain_timeout = reader.duration("drain-timeout");
@@ -168,6 +170,7 @@ pub(super) fn build(layers: Layers) -> Result<Config, ConfigError> {
         drain_timeout,
         resp_lanes,
         clients_max,
+        resp_buffers,
         connections_max,
         password,
         log_level,
@@ -176,14 +179,14 @@ pub(super) fn build(layers: Layers) -> Result<Config, ConfigError> {
     })
 }
 
-fn memory(reader: &mut Reader) -> usize {
-    let memory = reader.size("memory");
-    if !(MEMORY_MIN..=MEMORY_MAX).contains(&memory) && !has_problem(reader, "memory") {
-        let [given, least, most] = [memory, MEMORY_MIN, MEMORY_MAX].map(parse::show_size);
+fn size_between(reader: &mut Reader, name: &str, least: usize, most: usize) -> usize {
+    let size = reader.size(name);
+    if !(least..=most).contains(&size) && !has_problem(reader, name) {
+        let [given, least, most] = [size, least, most].map(parse::show_size);
         let wrong = format!("{given} is out of range");
-        reader.problem("memory", (wrong, format!("from {least} to {most}")));
+        reader.problem(name, (wrong, format!("from {least} to {most}")));
     }
-    memory
+    size
 }
 
 fn has_problem(reader: &Reader, name: &str) -> bool {

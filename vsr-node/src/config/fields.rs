@@ -243,7 +243,7 @@ pub const FIELDS: &[Field] = &[
         "connections-max",
         "N",
         Number,
-        Some("32"),
+        Some("20"),
         "The most connections of native clients and tools; each has buffers of 3 MiB.",
     ),
     field(
@@ -252,6 +252,13 @@ pub const FIELDS: &[Field] = &[
         Number,
         Some("10000"),
         "The most connections of Redis clients.",
+    ),
+    field(
+        "resp-buffers",
+        "SIZE",
+        Size,
+        Some("32MiB"),
+        "Memory that Redis clients share for commands, transactions and replies on their way; a client waits when it is used up. All of it is reserved at start.",
     ),
     field(
         "requirepass-file",

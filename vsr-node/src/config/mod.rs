@@ -63,6 +63,8 @@ pub struct Config {
     pub resp_lanes: usize,
     /// The most connections on the RESP port.
     pub clients_max: usize,
+    /// The memory that clients of the RESP port share, in bytes.
+    pub resp_buffers: usize,
     /// The most connections of native clients and tools.
     pub connections_max: usize,
     /// What RESP clients must give with AUTH; none: nothing.

@@ -6,7 +6,9 @@
 use vsr_types::{Checksum, Instant};
 
 use super::GatewayCounters;
-use crate::kv::{Opcode, OperationBuilder, ReplyReader};
+use super::memory::{COMMANDS_MAX, CONNECTIONS_MAX, REPLY_MAX, SPLICED_MAX, SPLICES_MAX};
+use super::pages::PAGE;
+use crate::kv::{Opcode, OperationBuilder, ReplyReader, ReplySize};
 
 /// How a command's reply is to be treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +96,62 @@ pub(super) enum Outcome<'a> {
 pub(super) trait Deliver {
     /// `waiter`'s command is answered.
     fn deliver(&mut self, waiter: Waiter, outcome: Outcome<'_>);
+    /// Promises `pages` for what will be delivered; false when there are not enough now.
+    fn reserve(&mut self, pages: usize) -> bool;
+    /// Takes the promise back.
+    fn unreserve(&mut self, pages: usize);
+    /// Whether `waiter`'s client has not read what it was sent before.
+    fn is_behind(&self, waiter: Waiter) -> bool;
+}
+
+/// How large the replies to a request may become.
+#[derive(Clone, Copy, Debug, Default)]
+struct Want {
+    /// The sum over the commands whose replies are short.
+    short: usize,
+    /// Replies given here that will be joined with the machine's.
+    spliced: usize,
+    /// Some command's reply may be as large as a reply may be.
+    large: bool,
+    /// And contain nulls, which RESP2 writes with more bytes.
+    nested: bool,
+    /// How many connections have a part in it.
+    connections: usize,
+}
+
+/// No short reply is longer, nor any error, in bytes.
+const SHORT: usize = 256;
+
+impl Want {
+    /// Takes in a command with `argc` arguments.
+    #[inline]
+    fn add(&mut self, opcode: Opcode, argc: u16, kind: Kind, newcomer: bool) {
+        self.short += SHORT;
+        match opcode.reply_size(argc) {
+            ReplySize::Short => {}
+            ReplySize::Large => self.large = true,
+            ReplySize::Nested => {
+                self.large = true;
+                self.nested = true;
+            }
+        }
+        if kind == Kind::SplicedExec {
+            self.spliced += SPLICES_MAX;
+        }
+        self.connections += usize::from(newcomer);
+    }
+
+    /// How many pages the replies fill at most: every connection's may end in a page of its own.
+    fn pages(&self) -> usize {
+        let large = match (self.large, self.nested) {
+            (true, true) => REPLY_MAX,
+            (true, false) => vsr_types::limits::REPLY_SIZE_MAX,
+            (false, _) => 0,
+        };
+        // Either the machine answers, or every command fails with a short text.
+        let bytes = large.max(self.short).min(REPLY_MAX) + self.spliced;
+        bytes.div_ceil(PAGE) + self.connections
+    }
 }
 
 /// Whether a landed operation was executed as a whole.
@@ -116,6 +174,8 @@ pub(super) struct ChannelLimits {
     pub(super) pack: usize,
     /// How long an operation may be unanswered before its commands fail, in nanoseconds.
     pub(super) timeout_ns: u64,
+    /// The most connections.
+    pub(super) connections: usize,
 }
 
 /// The first retry comes after this, each later one after twice the time, up to the second figure.
@@ -136,6 +196,11 @@ struct Flight {
     checksum: Checksum,
     expires: Instant,
     resend: Instant,
+    /// Since when its rest has waited for memory; none: it does not.
+    grounded: Option<Instant>,
+    want: Want,
+    /// How many pages are promised for its replies.
+    reserved: usize,
     retry_ns: u64,
     busy_ns: u64,
     /// What the cluster last said about it.
@@ -148,6 +213,12 @@ pub(super) struct Channel {
     limits: ChannelLimits,
     filling: OperationBuilder<Box<[u8]>>,
     waiting: Vec<Waiter>,
+    /// What the replies to what is filled will need.
+    want: Want,
+    /// Tells this filling from all others of all channels.
+    filling_number: u64,
+    /// There was no memory for the replies; nothing leaves before some is free.
+    starved: bool,
     flight: Flight,
     /// Nothing was answered in time: commands fail at once until something is.
     down: Option<Failure>,
@@ -157,19 +228,23 @@ pub(super) struct Channel {
 }
 
 impl Channel {
-    /// An empty channel; `seed` is for the jitter of its retries.
-    pub(super) fn new(limits: ChannelLimits, seed: u64) -> Self {
+    /// An empty channel, number `number` of the gateway's; `seed` is for the jitter of its retries.
+    pub(super) fn new(limits: ChannelLimits, number: u64, seed: u64) -> Self {
         let buffer = || vec![0; limits.start + limits.operation_max].into_boxed_slice();
-        // As many as small commands fit, so that the lists grow early or never.
-        let waiters = limits.pack / 32;
         Self {
             limits,
             filling: OperationBuilder::at(buffer(), limits.start),
-            waiting: Vec::with_capacity(waiters),
+            waiting: Vec::with_capacity(COMMANDS_MAX),
+            want: Want::default(),
+            filling_number: (number + 1) << 48,
+            starved: false,
             flight: Flight {
                 bytes: buffer(),
                 size: 0,
-                waiters: Vec::with_capacity(waiters),
+                waiters: Vec::with_capacity(COMMANDS_MAX),
+                grounded: None,
+                want: Want::default(),
+                reserved: 0,
                 abandoned: false,
                 checksum: Checksum::default(),
                 expires: Instant::FAR_FUTURE,
@@ -179,7 +254,7 @@ impl Channel {
                 failure: Failure::Down,
             },
             down: None,
-            blocked: Vec::new(),
+            blocked: Vec::with_capacity(limits.connections),
             jitter: seed | 1,
         }
     }
@@ -204,7 +279,12 @@ impl Channel {
         self.waiting.len() + self.flight.waiters.len()
     }
 
-    /// Packs one entry, written by `write`, for `waiter`.
+    /// A number that no other filling of any channel has.
+    pub(super) const fn filling_number(&self) -> u64 {
+        self.filling_number
+    }
+
+    /// Packs one entry for `waiter`, whose connection has no other in this filling if `newcomer`.
     ///
     /// # Errors
     /// [`Rejected`] with nothing changed.
@@ -214,8 +294,9 @@ impl Channel {
         opcode: Opcode,
         arguments: impl Iterator<Item = &'a [u8]>,
         waiter: Waiter,
+        newcomer: bool,
     ) -> Result<(), Rejected> {
-        self.push_with(opcode, waiter, |builder| {
+        self.push_with(opcode, waiter, newcomer, |builder| {
             for argument in arguments {
                 builder.argument(argument);
             }
@@ -228,14 +309,17 @@ impl Channel {
         &mut self,
         opcode: Opcode,
         waiter: Waiter,
+        newcomer: bool,
         write: impl FnOnce(&mut OperationBuilder<Box<[u8]>>),
     ) -> Result<(), Rejected> {
         let empty = self.filling.is_empty();
-        if !empty && self.limits.operation_max - self.filling.room() >= self.limits.pack {
+        let packed = self.limits.operation_max - self.filling.room();
+        if !empty && (packed >= self.limits.pack || self.is_crowded(1, newcomer)) {
             return Err(Rejected::Full);
         }
         self.filling.begin(opcode);
         write(&mut self.filling);
+        let argc = self.filling.argc();
         if self.filling.end().is_err() {
             return Err(if empty {
                 Rejected::TooLarge
@@ -244,13 +328,85 @@ impl Channel {
             });
         }
         self.waiting.push(waiter);
+        self.want.add(opcode, argc, waiter.kind, newcomer);
         Ok(())
     }
 
-    /// Whether entries of `size` bytes in all, with their argument's headers, may be pushed.
-    pub(super) fn has_room_for(&self, size: usize) -> bool {
+    /// Whether `count` more commands, or another connection, are too many.
+    #[inline]
+    const fn is_crowded(&self, count: usize, newcomer: bool) -> bool {
+        self.waiting.len() + count > COMMANDS_MAX
+            || newcomer && self.want.connections >= CONNECTIONS_MAX
+            || self.want.spliced >= SPLICED_MAX
+    }
+
+    /// Whether `count` entries of `size` bytes in all, with their argument's headers, may be pushed.
+    pub(super) fn has_room_for(&self, count: usize, size: usize) -> bool {
         let used = self.limits.operation_max - self.filling.room();
-        self.is_empty() && size <= self.filling.room() || used + size < self.limits.pack
+        self.is_empty() && size <= self.filling.room()
+            || used + size < self.limits.pack && !self.is_crowded(count, true)
+    }
+
+    /// Whether something waits to be sent and may be tried.
+    pub(super) fn is_ready(&self) -> bool {
+        let waits = self.is_grounded() || !self.is_flying() && !self.is_empty();
+        waits && !self.starved
+    }
+
+    /// Whether there was no memory for the replies.
+    pub(super) const fn is_starved(&self) -> bool {
+        self.starved
+    }
+
+    /// There is more memory than before.
+    pub(super) const fn feed(&mut self) {
+        self.starved = false;
+    }
+
+    /// Has memory promised for the replies to what is filled. False: not now.
+    pub(super) fn board(&mut self, deliver: &mut dyn Deliver) -> bool {
+        let pages = self.want.pages();
+        self.starved = !deliver.reserve(pages);
+        if !self.starved {
+            self.flight.reserved += pages;
+        }
+        !self.starved
+    }
+
+    /// The same for the rest of the flight. It waits, too, for the client that is next to be answered:
+    /// a client that asks for more than it reads must not fill the memory.
+    pub(super) fn board_rest(&mut self, now: Instant, deliver: &mut dyn Deliver) -> bool {
+        let pages = self.flight.want.pages();
+        let behind = self
+            .flight
+            .waiters
+            .first()
+            .is_some_and(|waiter| deliver.is_behind(*waiter));
+        self.starved = behind || !deliver.reserve(pages);
+        if self.starved {
+            self.flight.grounded.get_or_insert(now);
+            self.flight.expires = Instant::FAR_FUTURE;
+            self.flight.resend = Instant::FAR_FUTURE;
+            return false;
+        }
+        self.flight.grounded = None;
+        self.flight.reserved += pages;
+        true
+    }
+
+    /// Whether the rest of a flight waits for memory, and nothing is under way.
+    pub(super) const fn is_grounded(&self) -> bool {
+        self.flight.grounded.is_some()
+    }
+
+    /// Since when the rest of a flight has waited, and for whom.
+    pub(super) fn held_up(&self) -> Option<(Instant, Waiter)> {
+        Some((self.flight.grounded?, *self.flight.waiters.first()?))
+    }
+
+    /// The replies are delivered now, or never.
+    fn unreserve(&mut self, deliver: &mut dyn Deliver) {
+        deliver.unreserve(core::mem::take(&mut self.flight.reserved));
     }
 
     /// Remembers that a connection has a command which did not fit.
@@ -274,6 +430,8 @@ impl Channel {
         self.flight.bytes = core::mem::replace(&mut self.filling, filling).into_storage();
         core::mem::swap(&mut self.flight.waiters, &mut self.waiting);
         assert!(self.waiting.is_empty(), "everything in flight was answered");
+        self.flight.want = core::mem::take(&mut self.want);
+        self.filling_number += 1;
         self.start_flight(size, now);
     }
 
@@ -336,6 +494,15 @@ impl Channel {
         self.flight.retry_ns = (self.flight.retry_ns * 2).min(RETRY_MAX_NS);
     }
 
+    /// Somebody else leads now: patience begins anew, and the flight is due.
+    pub(super) const fn hurry(&mut self, now: Instant) {
+        if self.is_flying() {
+            self.flight.retry_ns = RETRY_NS;
+            self.flight.busy_ns = BUSY_NS;
+            self.flight.resend = now;
+        }
+    }
+
     /// The cluster cannot take the flight now, because of `failure`: again, soon.
     pub(super) fn back_off(&mut self, now: Instant, failure: Failure) {
         self.flight.failure = failure;
@@ -381,11 +548,14 @@ impl Channel {
         self.flight.abandoned = true;
         self.down = Some(failure);
         counters.timeouts += 1;
+        self.unreserve(deliver);
         for waiter in self.flight.waiters.drain(..).chain(self.waiting.drain(..)) {
             counters.failed_commands += 1;
             deliver.deliver(waiter, Outcome::Failed(failure));
         }
         self.filling.clear();
+        self.want = Want::default();
+        self.filling_number += 1;
     }
 
     /// The flight without an operation was answered.
@@ -413,6 +583,7 @@ impl Channel {
                 return Take::All;
             }
         };
+        self.unreserve(deliver);
         let executed = reader.executed() as usize;
         for (reply, &waiter) in reader.zip(&self.flight.waiters) {
             deliver.deliver(waiter, Outcome::Reply(reply));
@@ -451,6 +622,7 @@ impl Channel {
         deliver: &mut dyn Deliver,
         counters: &mut GatewayCounters,
     ) {
+        self.unreserve(deliver);
         for waiter in self.flight.waiters.drain(..) {
             counters.failed_commands += 1;
             deliver.deliver(waiter, Outcome::Failed(failure));
@@ -459,7 +631,12 @@ impl Channel {
     }
 
     fn end_flight(&mut self) {
+        assert!(
+            self.flight.reserved == 0,
+            "what is promised is used or taken back"
+        );
         self.down = None;
+        self.flight.grounded = None;
         self.flight.size = 0;
         self.flight.expires = Instant::FAR_FUTURE;
         self.flight.resend = Instant::FAR_FUTURE;

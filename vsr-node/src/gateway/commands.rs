@@ -6,6 +6,9 @@
 use super::channel::{Failure, Kind, Rejected, Waiter};
 use super::connection::{Path, ReplyMode, Stall};
 use super::core::{Core, Step};
+use super::memory::{KEEP, LOCAL_ROOM, SHORT_ANSWER};
+use super::pages::PAGE;
+use super::transaction::Refused;
 use crate::kv::{CommandSpec, Flags, Handler, Local, Opcode, lookup};
 use crate::resp::{Args, Protocol, ReplyText, Writer, append_reply};
 
@@ -66,6 +69,9 @@ impl Core {
             return self.error(slot, Failure::Loading.text());
         }
         connection.last_command = spec.name;
+        if connection.outstanding() > 0 && waits_for_quiet(spec) {
+            return Step::Stall(Stall::Quiet);
+        }
         if connection.transaction.is_open() && !steers_transaction(spec) {
             return self.queue(slot, spec, call);
         }
@@ -107,6 +113,7 @@ impl Core {
         } else {
             Kind::Plain
         };
+        let filling = channel.filling_number();
         match channel.push(
             opcode,
             call.from(1),
@@ -115,8 +122,10 @@ impl Core {
                 generation,
                 kind,
             },
+            connection.filling != filling,
         ) {
             Ok(()) => {
+                connection.filling = filling;
                 connection.submitted(path);
                 Step::Done
             }
@@ -134,6 +143,9 @@ impl Core {
         if self.table.at(slot).outstanding() > 0 {
             return Step::Stall(Stall::Quiet);
         }
+        if self.table.pools.output.available() < KEEP {
+            return Step::Stall(Stall::Memory);
+        }
         self.stale_query.clear();
         self.stale_query.begin(opcode);
         for argument in call.from(1) {
@@ -145,13 +157,15 @@ impl Core {
         let query = self.stale_query.operation();
         let size = self.cluster.read_stale(query, &mut self.stale_reply);
         self.counters.stale_reads += 1;
-        let reply = crate::kv::ReplyReader::parse(&self.stale_reply[..size])
+        let stale_reply = core::mem::take(&mut self.stale_reply);
+        let reply = crate::kv::ReplyReader::parse(&stale_reply[..size])
             .ok()
             .and_then(|mut reader| reader.next());
-        self.table.at(slot).answer(|out, protocol| match reply {
+        self.answer(slot, |out, protocol| match reply {
             Some(reply) if append_reply(out, reply, protocol, b"$-1\r\n") => {}
             _ => Writer::new(out, protocol).error(Failure::BadReply.text()),
         });
+        self.stale_reply = stale_reply;
         Step::Done
     }
 
@@ -160,45 +174,52 @@ impl Core {
         let size_max = self.options.operation_size_max - 64;
         let queued = match spec.handler {
             Handler::Machine(opcode) => {
-                let transaction = &mut self.table.at(slot).transaction;
-                transaction.queue(opcode, call.from(1), size_max)
+                let (connection, pools) = self.table.with_pools(slot);
+                let transaction = &mut connection.transaction;
+                transaction.queue(opcode, call.from(1), size_max, &mut pools.aside)
             }
             Handler::Never(text) => {
                 self.table.at(slot).transaction.abort();
                 return self.error(slot, text);
             }
+            // The replies of one EXEC cannot have two dialects.
+            Handler::Local(Local::Hello) => {
+                self.table.at(slot).transaction.abort();
+                return self.error(slot, "ERR Command not allowed inside a transaction");
+            }
             Handler::Local(local) => {
-                let reply = self.local_reply(slot, local, call);
-                self.table.at(slot).transaction.queue_local(reply, size_max)
+                self.compose_aside(slot, local, call);
+                let (connection, pools) = self.table.with_pools(slot);
+                let transaction = &mut connection.transaction;
+                transaction.queue_local(&pools.scratch, size_max, &mut pools.aside)
             }
         };
-        if !queued {
-            self.table.at(slot).transaction.abort();
-            return self.error(
-                slot,
-                "ERR the transaction is larger than a batch of this cluster may be",
-            );
-        }
-        self.reply(slot, |writer| writer.simple("QUEUED"))
+        let text = match queued {
+            Ok(()) => return self.reply(slot, |writer| writer.simple("QUEUED")),
+            Err(Refused::TooLarge) => {
+                "ERR the transaction is larger than a batch of this cluster may be"
+            }
+            Err(Refused::NoMemory) => NO_TRANSACTION_MEMORY,
+        };
+        self.table.at(slot).transaction.abort();
+        self.error(slot, text)
     }
 
-    /// The reply of a command that the gateway answers, for its place in a transaction's reply.
-    fn local_reply(&mut self, slot: u32, local: Local, call: Call<'_>) -> Vec<u8> {
-        let connection = self.table.at(slot);
-        let outer = core::mem::take(&mut connection.output);
-        let mode = core::mem::take(&mut connection.reply_mode);
-        let mark = connection.begin_aside();
+    /// The reply of a command that the gateway answers, for its place in a transaction's reply, is
+    /// written into the scratch memory.
+    fn compose_aside(&mut self, slot: u32, local: Local, call: Call<'_>) {
+        let mode = core::mem::take(&mut self.table.at(slot).reply_mode);
+        self.table.pools.scratch.clear();
+        self.composing_aside = true;
         let _: Step = self.local(slot, local, call);
-        let connection = self.table.at(slot);
-        connection.end_aside(mark);
-        connection.reply_mode = mode;
-        let mut inner = core::mem::replace(&mut connection.output, outer);
-        core::mem::take(inner.end())
+        self.composing_aside = false;
+        self.table.at(slot).reply_mode = mode;
     }
 
     /// `MULTI`, `EXEC`, `DISCARD`, `WATCH`, `UNWATCH`.
     fn steer(&mut self, slot: u32, local: Local, call: Call<'_>) -> Step {
-        let transaction = &mut self.table.at(slot).transaction;
+        let (connection, pools) = self.table.with_pools(slot);
+        let transaction = &mut connection.transaction;
         let open = transaction.is_open();
         // Versions that are under way belong to the watches as they are now.
         let ends_watches = matches!(
@@ -218,7 +239,7 @@ impl Core {
             (Local::Exec, true) => self.exec(slot),
             (Local::Discard, false) => self.error(slot, "ERR DISCARD without MULTI"),
             (Local::Discard, true) => {
-                transaction.reset();
+                transaction.reset(&mut pools.aside);
                 self.ok(slot)
             }
             (Local::Watch, true) => self.error(slot, "ERR WATCH inside MULTI is not allowed"),
@@ -226,7 +247,7 @@ impl Core {
             // Queued within a transaction, where it changes nothing any more.
             (_, true) => self.ok(slot),
             (_, false) => {
-                transaction.unwatch();
+                transaction.unwatch(&mut pools.aside);
                 self.ok(slot)
             }
         }
@@ -234,32 +255,36 @@ impl Core {
 
     fn watch(&mut self, slot: u32, call: Call<'_>) -> Step {
         let generation = self.table.generation(slot);
-        let connection = self.table.at(slot);
+        let (connection, pools) = self.table.with_pools(slot);
         if connection.outstanding() > 0 && connection.path == Path::Log {
             return Step::Stall(Stall::Quiet);
         }
-        if !connection.transaction.has_room_for(call.count() - 1) {
-            return self.error(slot, "ERR too many watched keys");
+        let keys = call.from(1);
+        let count = keys.len();
+        let size: usize = call.from(1).map(<[u8]>::len).sum();
+        let transaction = &connection.transaction;
+        match transaction.has_room_for(count, size, &pools.aside) {
+            Ok(()) => {}
+            Err(Refused::TooLarge) => return self.error(slot, "ERR too many watched keys"),
+            Err(Refused::NoMemory) => return self.error(slot, NO_TRANSACTION_MEMORY),
         }
         let channel = &mut self.lanes[connection.lane].queries;
         if let Some(failure) = channel.down() {
             return self.error(slot, failure.text());
         }
         // All or none: a WATCH of which half is under way cannot be tried again.
-        let payload: usize = call.from(1).map(|key| key.len() + 12).sum();
-        if !channel.has_room_for(payload) {
+        if !channel.has_room_for(count, size + 12 * count) {
             if channel.is_empty() {
                 return self.error(slot, Failure::TooLarge.text());
             }
             channel.block(slot, generation);
             return Step::Stall(Stall::Lane);
         }
-        let keys = call.from(1);
-        let count = keys.len();
         for (index, key) in keys.enumerate() {
             let kind = Kind::Version {
                 last: index + 1 == count,
             };
+            let filling = channel.filling_number();
             let pushed = channel.push(
                 Opcode::Version,
                 core::iter::once(key),
@@ -268,79 +293,94 @@ impl Core {
                     generation,
                     kind,
                 },
+                connection.filling != filling,
             );
             assert!(pushed.is_ok(), "the room was asked for");
-            assert!(connection.transaction.watch(key), "the room was asked for");
+            connection.filling = filling;
+            connection.transaction.watch(key, &mut pools.aside);
             connection.submitted(Path::Query);
         }
         Step::Done
     }
 
     fn exec(&mut self, slot: u32) -> Step {
-        let generation = self.table.generation(slot);
-        let connection = self.table.at(slot);
+        let (connection, pools) = self.table.with_pools(slot);
         if connection.transaction.is_aborted() {
-            connection.transaction.reset();
+            connection.transaction.reset(&mut pools.aside);
             return self.error(
                 slot,
                 "EXECABORT Transaction discarded because of previous errors.",
             );
         }
         if connection.transaction.is_watch_failed() {
-            connection.transaction.reset();
+            connection.transaction.reset(&mut pools.aside);
             return self.reply(slot, |writer| writer.null_array());
         }
-        let spliced = connection.transaction.has_splices();
+        let spliced = connection.transaction.splices() > 0;
         if connection.outstanding() > 0 && (spliced || connection.path == Path::Query) {
             return Step::Stall(Stall::Quiet);
         }
-        let channel = &mut self.lanes[connection.lane].log;
-        if let Some(failure) = channel.down() {
-            connection.transaction.reset();
+        if let Some(failure) = self.lanes[connection.lane].log.down() {
+            connection.transaction.reset(&mut pools.aside);
             return self.error(slot, failure.text());
         }
-        let kind = match (connection.is_silent(), spliced) {
-            (true, _) => Kind::Silent,
-            (false, true) => Kind::SplicedExec,
-            (false, false) => Kind::Exec,
-        };
-        if connection.is_silent() {
-            drop(connection.transaction.take_splices());
-        }
-        let transaction = &connection.transaction;
-        let pushed = channel.push_with(
-            Opcode::Exec,
-            Waiter {
-                slot,
-                generation,
-                kind,
-            },
-            |builder| {
-                builder.watches(transaction.watches());
-                for command in transaction.queued() {
-                    builder.argument(command);
-                }
-            },
-        );
-        match pushed {
+        match self.push_transaction(slot, spliced) {
             Ok(()) => {}
-            Err(Rejected::Full) => {
-                channel.block(slot, generation);
-                return Step::Stall(Stall::Lane);
-            }
+            Err(Rejected::Full) => return Step::Stall(Stall::Lane),
             Err(Rejected::TooLarge) => {
-                connection.transaction.reset();
+                let (connection, pools) = self.table.with_pools(slot);
+                connection.transaction.reset(&mut pools.aside);
                 return self.error(slot, Failure::TooLarge.text());
             }
         }
-        connection.submitted(Path::Log);
-        connection.transaction.sent();
         self.counters.transactions += 1;
         if spliced {
             Step::DoneThenStall(Stall::Quiet)
         } else {
             Step::Done
         }
+    }
+
+    /// Packs the connection's transaction into its lane, or has it wait there.
+    fn push_transaction(&mut self, slot: u32, spliced: bool) -> Result<(), Rejected> {
+        let generation = self.table.generation(slot);
+        let (connection, pools) = self.table.with_pools(slot);
+        let kind = match (connection.is_silent(), spliced) {
+            (true, _) => Kind::Silent,
+            (false, true) => Kind::SplicedExec,
+            (false, false) => Kind::Exec,
+        };
+        let mut scratch = core::mem::take(&mut pools.scratch);
+        connection.transaction.copy_to(&pools.aside, &mut scratch);
+        let packed = connection.transaction.packed(&scratch);
+        let channel = &mut self.lanes[connection.lane].log;
+        let filling = channel.filling_number();
+        let waiter = Waiter {
+            slot,
+            generation,
+            kind,
+        };
+        let newcomer = connection.filling != filling;
+        let pushed = channel.push_with(Opcode::Exec, waiter, newcomer, |builder| {
+            builder.watches(packed.watches());
+            for command in packed.queued() {
+                builder.argument(command);
+            }
+        });
+        pools.scratch = scratch;
+        match pushed {
+            Ok(()) => {
+                if kind == Kind::Silent {
+                    connection.transaction.drop_splices(&mut pools.aside);
+                }
+                connection.filling = filling;
+                connection.submitted(Path::Log);
+                connection.transaction.sent(&mut pools.aside);
+            }
+            Err(Rejected::Full) => channel.block(slot, generation),
+            Err(Rejected::TooLarge) => {}
+        }
+        pushed
     }
 
     fn unknown(&mut self, slot: u32, call: Call<'_>) -> Step {
@@ -367,19 +407,29 @@ impl Core {
     /// Answers here, in the connection's order.
     pub(super) fn reply(&mut self, slot: u32, write: impl FnOnce(&mut Writer<'_>)) -> Step {
         self.counters.local_commands += 1;
-        self.table
-            .at(slot)
-            .answer(|out, protocol| write(&mut Writer::new(out, protocol)));
+        self.answer(slot, |out, protocol| write(&mut Writer::new(out, protocol)));
         Step::Done
+    }
+
+    /// `PING` and `ECHO` say what they were told, however long it is.
+    fn echo(&mut self, slot: u32, text: &[u8]) -> Step {
+        let is_long = text.len() > SHORT_ANSWER && !self.composing_aside;
+        if is_long && self.table.at(slot).outstanding() > 0 {
+            return Step::Stall(Stall::Quiet);
+        }
+        if is_long && self.table.pools.output.available() < text.len() / PAGE + LOCAL_ROOM {
+            return Step::Stall(Stall::Memory);
+        }
+        self.reply(slot, |writer| writer.bulk(text))
     }
 
     /// Commands that need no cluster.
     fn local(&mut self, slot: u32, local: Local, call: Call<'_>) -> Step {
         match local {
             Local::Ping if call.count() == 1 => self.reply(slot, |writer| writer.simple("PONG")),
-            Local::Ping if call.count() == 2 => self.reply(slot, |writer| writer.bulk(call.get(1))),
+            Local::Ping if call.count() == 2 => self.echo(slot, call.get(1)),
             Local::Ping => self.error(slot, ReplyText::arity("ping")),
-            Local::Echo => self.reply(slot, |writer| writer.bulk(call.get(1))),
+            Local::Echo => self.echo(slot, call.get(1)),
             Local::Quit => {
                 let step = self.ok(slot);
                 self.table.at(slot).closing = true;
@@ -416,8 +466,8 @@ impl Core {
             return Step::Stall(Stall::Quiet);
         }
         let open_door = self.options.password.is_none();
-        let connection = self.table.at(slot);
-        connection.reset();
+        let (connection, pools) = self.table.with_pools(slot);
+        connection.reset(pools);
         connection.authenticated = open_door;
         self.reply(slot, |writer| writer.simple("RESET"))
     }
@@ -452,7 +502,7 @@ impl Core {
                 at += 2;
             } else {
                 let mut text = b"ERR Syntax error in HELLO option '".to_vec();
-                text.extend_from_slice(call.get(at));
+                text.extend_from_slice(repeated(call.get(at)));
                 text.push(b'\'');
                 return self.error(slot, text);
             }
@@ -469,7 +519,9 @@ impl Core {
             if !is_printable(name) {
                 return self.error(slot, BAD_NAME);
             }
-            self.table.at(slot).name = name.to_vec();
+            if !self.table.at(slot).name.set(name) {
+                return self.error(slot, LONG_NAME);
+            }
         }
         self.table.at(slot).protocol = protocol;
         self.describe_hello(slot)
@@ -536,6 +588,35 @@ const HELLO_NOAUTH: &str = "NOAUTH HELLO must be called with the client already 
 /// Redis's words for a bad client name.
 pub(super) const BAD_NAME: &str =
     "ERR Client names cannot contain spaces, newlines or special characters.";
+
+/// The same for one that is too long.
+pub(super) const LONG_NAME: &str = "ERR Client names and library names have at most 64 bytes.";
+const _: () = assert!(super::connection::NAME_MAX == 64, "as the error says");
+/// Transactions of all connections share memory of a fixed size.
+const NO_TRANSACTION_MEMORY: &str =
+    "ERR no memory is left for another transaction or watched key, try again later";
+
+/// As much of a client's words as an error repeats.
+pub(super) fn repeated(text: &[u8]) -> &[u8] {
+    &text[..text.len().min(128)]
+}
+
+/// Commands that must not be executed before those in front of them are answered: they change how
+/// replies are written, or their answers are too long to be held back.
+const fn waits_for_quiet(spec: &CommandSpec) -> bool {
+    matches!(
+        spec.handler,
+        Handler::Local(
+            Local::Hello
+                | Local::Reset
+                | Local::Client
+                | Local::Command
+                | Local::Info
+                | Local::Config
+                | Local::Cluster
+        )
+    )
+}
 
 /// Commands that are executed at once within a transaction.
 const fn steers_transaction(spec: &CommandSpec) -> bool {

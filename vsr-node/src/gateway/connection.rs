@@ -1,147 +1,34 @@
-//! One RESP connection without its socket: buffers, dialect, and the order of its replies.
+//! One RESP connection without its socket: dialect, reply order, and which memory it holds.
 //!
 //! ```text
-//! socket -> Input -> parse -> local answer ----------------> held until its turn -> Output -> socket
+//! socket -> Input -> parse -> local answer ----------------> held until its turn -> output -> socket
 //!                         \-> lane ... cluster ... reply ----------------------->/
 //! ```
 //!
 //! Replies leave in the order of the commands. Data replies come back in order (one path at a time,
 //! one request in flight per lane), so it is enough to count them: a local answer given while data
 //! replies are outstanding is held back until the count has come that far.
+//!
+//! A connection owns no memory but this structure: what it reads lies in a block, what it has to say
+//! and what it puts aside in pages, and all of them belong to pools.
 
-use std::collections::VecDeque;
+use std::net::SocketAddr;
 
 use vsr_types::Instant;
 
+use super::blocks::Input;
+use super::memory::Pools;
+use super::pages::{Chain, PAGE};
+use super::text::ShortText;
 use super::transaction::Transaction;
 use crate::resp::{Protocol, append_reply};
 
-/// The input buffer of a quiet connection. One pipeline of 64 small commands fits.
-const INPUT_SIZE: usize = 16 * 1024;
-/// An output buffer that has grown beyond this gives its memory back when it is empty.
-const OUTPUT_KEEP: usize = 64 * 1024;
-/// More held-back local answers than this, and the connection's next commands wait.
+/// More held-back local answers than this, in bytes, and the connection's next commands wait.
 const HELD_MAX: usize = 16 * 1024;
-
-/// Bytes read and not yet consumed.
-#[derive(Debug, Default)]
-pub(super) struct Input {
-    bytes: Vec<u8>,
-    start: usize,
-    end: usize,
-    /// The next command cannot be whole before so many bytes are there.
-    pub(super) needed: usize,
-}
-
-impl Input {
-    /// What was read and not consumed.
-    pub(super) fn unread(&self) -> &[u8] {
-        &self.bytes[self.start..self.end]
-    }
-
-    /// Whether there may be another command to parse.
-    pub(super) const fn is_worth_parsing(&self) -> bool {
-        self.end - self.start >= self.needed && self.end > self.start
-    }
-
-    /// Where the next bytes from the socket go; empty when `size_max` bytes are waiting.
-    ///
-    /// The buffer only doubles once it is full of bytes that really came: announcing a large command
-    /// costs nobody memory.
-    pub(super) fn space(&mut self, size_max: usize) -> &mut [u8] {
-        if self.bytes.is_empty() {
-            self.bytes.resize(INPUT_SIZE.min(size_max), 0);
-        }
-        if self.start > 0 && self.end == self.bytes.len() {
-            self.bytes.copy_within(self.start..self.end, 0);
-            self.end -= self.start;
-            self.start = 0;
-        }
-        if self.end == self.bytes.len() && self.end < size_max {
-            let size = (self.end * 2).min(size_max);
-            self.bytes.resize(size, 0);
-        }
-        &mut self.bytes[self.end..]
-    }
-
-    /// Whether no further byte can be taken before something is consumed.
-    pub(super) const fn is_full(&self, size_max: usize) -> bool {
-        self.end - self.start >= size_max
-    }
-
-    /// `count` bytes were read into [`Self::space`].
-    pub(super) fn filled(&mut self, count: usize) {
-        self.end += count;
-        assert!(
-            self.end <= self.bytes.len(),
-            "the socket wrote within the space"
-        );
-    }
-
-    /// The first `count` unread bytes are done with.
-    pub(super) fn consume(&mut self, count: usize) {
-        self.start += count;
-        self.needed = 0;
-        assert!(self.start <= self.end, "only what was read can be consumed");
-        if self.start == self.end {
-            self.start = 0;
-            self.end = 0;
-            if self.bytes.len() > INPUT_SIZE {
-                self.bytes = Vec::new();
-            }
-        }
-    }
-
-    /// How much memory it holds.
-    pub(super) fn capacity(&self) -> usize {
-        self.bytes.len()
-    }
-}
-
-/// Bytes to be written.
-#[derive(Debug, Default)]
-pub(super) struct Output {
-    bytes: Vec<u8>,
-    start: usize,
-}
-
-impl Output {
-    /// What has not been written yet.
-    pub(super) fn unwritten(&self) -> &[u8] {
-        &self.bytes[self.start..]
-    }
-
-    /// How many bytes that is.
-    pub(super) fn size(&self) -> usize {
-        self.bytes.len() - self.start
-    }
-
-    /// Where replies are appended.
-    pub(super) const fn end(&mut self) -> &mut Vec<u8> {
-        &mut self.bytes
-    }
-
-    /// The first `count` bytes of [`Self::unwritten`] are on their way.
-    pub(super) fn written(&mut self, count: usize) {
-        self.start += count;
-        assert!(
-            self.start <= self.bytes.len(),
-            "only what was there can be written"
-        );
-        if self.start == self.bytes.len() {
-            self.start = 0;
-            if self.bytes.capacity() > OUTPUT_KEEP {
-                self.bytes = Vec::new();
-            } else {
-                self.bytes.clear();
-            }
-        } else if self.start > OUTPUT_KEEP && self.start > self.bytes.len() / 2 {
-            // A reader that never quite catches up must not make the buffer grow for ever.
-            self.bytes.drain(..self.start);
-            self.start = 0;
-        }
-    }
-}
+/// What a held-back answer has in front: after which command it comes, and its size.
+const HELD_HEADER: usize = 12;
+/// The longest name that a client may give itself, in bytes.
+pub(super) const NAME_MAX: usize = 64;
 
 /// Which way the outstanding data commands of a connection took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,6 +48,8 @@ pub(super) enum Stall {
     Lane,
     /// Until the client has read its replies.
     Output,
+    /// Until there is memory for its answer: the connection stands in line for it.
+    Memory,
 }
 
 /// `CLIENT REPLY`.
@@ -182,27 +71,33 @@ pub(super) enum ReplyMode {
 pub(super) struct Connection {
     /// The number in `CLIENT ID`.
     pub(super) number: u64,
-    pub(super) peer: String,
-    pub(super) local: String,
+    pub(super) peer: Option<SocketAddr>,
+    pub(super) local: Option<SocketAddr>,
     pub(super) since: Instant,
     /// The last time bytes came.
     pub(super) heard: Instant,
-    /// The last time the output became empty or shorter.
+    /// When the first of the unread bytes came.
+    pub(super) began: Instant,
+    /// The last time the output became shorter.
     pub(super) drained: Instant,
+    /// The last time the output was empty.
+    pub(super) was_empty: Instant,
     pub(super) lane: usize,
     pub(super) input: Input,
-    pub(super) output: Output,
+    pub(super) output: Chain,
     pub(super) protocol: Protocol,
     pub(super) authenticated: bool,
-    pub(super) name: Vec<u8>,
-    pub(super) library: Vec<u8>,
-    pub(super) library_version: Vec<u8>,
+    pub(super) name: ShortText<NAME_MAX>,
+    pub(super) library: ShortText<NAME_MAX>,
+    pub(super) library_version: ShortText<NAME_MAX>,
     pub(super) last_command: &'static str,
     pub(super) read_only: bool,
     pub(super) reply_mode: ReplyMode,
     pub(super) transaction: Transaction,
     pub(super) path: Path,
     pub(super) stall: Option<Stall>,
+    /// The last filling of a channel that it had a part in.
+    pub(super) filling: u64,
     /// No command is taken any more; closed when the output is empty and nothing is outstanding.
     pub(super) closing: bool,
     /// The client sends nothing more.
@@ -213,42 +108,53 @@ pub(super) struct Connection {
     pub(super) touched: bool,
     submitted: u64,
     delivered: u64,
-    held: Vec<u8>,
-    held_marks: VecDeque<(u64, usize)>,
+    /// Held-back answers: after how many data replies u64, size u32, bytes.
+    held: Chain,
+    /// How many pages of output are promised for them.
+    promised: usize,
 }
 
 impl Connection {
     /// A connection that has just been accepted.
-    pub(super) fn new(number: u64, peer: String, local: String, lane: usize, now: Instant) -> Self {
+    pub(super) fn new(
+        number: u64,
+        peer: Option<SocketAddr>,
+        local: Option<SocketAddr>,
+        lane: usize,
+        now: Instant,
+    ) -> Self {
         Self {
             number,
             peer,
             local,
             since: now,
             heard: now,
+            began: now,
             drained: now,
+            was_empty: now,
             lane,
             input: Input::default(),
-            output: Output::default(),
+            output: Chain::default(),
             protocol: Protocol::Resp2,
             authenticated: false,
-            name: Vec::new(),
-            library: Vec::new(),
-            library_version: Vec::new(),
+            name: ShortText::default(),
+            library: ShortText::default(),
+            library_version: ShortText::default(),
             last_command: "NULL",
             read_only: false,
             reply_mode: ReplyMode::On,
             transaction: Transaction::default(),
             path: Path::Log,
             stall: None,
+            filling: 0,
             closing: false,
             ended: false,
             dead: false,
             touched: false,
             submitted: 0,
             delivered: 0,
-            held: Vec::new(),
-            held_marks: VecDeque::new(),
+            held: Chain::default(),
+            promised: 0,
         }
     }
 
@@ -269,32 +175,32 @@ impl Connection {
 
     /// Whether so many local answers are held back that the next command must wait.
     pub(super) const fn is_holding_too_much(&self) -> bool {
-        self.held.len() > HELD_MAX
+        self.held.size() > HELD_MAX
     }
 
-    /// Writes a local answer, in its place behind the outstanding commands.
-    pub(super) fn answer(&mut self, write: impl FnOnce(&mut Vec<u8>, Protocol)) {
-        let silent = self.is_silent();
+    /// Gives a local answer, in its place behind the outstanding commands. False when there is no
+    /// memory for it.
+    pub(super) fn answer(&mut self, bytes: &[u8], pools: &mut Pools) -> bool {
+        if self.is_silent() {
+            return true;
+        }
         if self.outstanding() == 0 {
-            let out = self.output.end();
-            let before = out.len();
-            write(out, self.protocol);
-            if silent {
-                out.truncate(before);
-            }
-            return;
+            return pools.output.append(&mut self.output, bytes);
         }
-        let before = self.held.len();
-        write(&mut self.held, self.protocol);
-        if silent {
-            self.held.truncate(before);
-            return;
+        let promised = (self.held.size() + bytes.len() + HELD_HEADER) / PAGE + 1;
+        let more = promised.saturating_sub(self.promised);
+        let mut head = [0; HELD_HEADER];
+        head[..8].copy_from_slice(&self.submitted.to_le_bytes());
+        head[8..].copy_from_slice(&(bytes.len() as u32).to_le_bytes());
+        let pages = (HELD_HEADER + bytes.len()).div_ceil(PAGE);
+        if pools.aside.available() < pages || !pools.output.reserve(more, 0) {
+            return false;
         }
-        let size = self.held.len() - before;
-        match self.held_marks.back_mut() {
-            Some((after, held)) if *after == self.submitted => *held += size,
-            _ => self.held_marks.push_back((self.submitted, size)),
-        }
+        self.promised += more;
+        let fits =
+            pools.aside.append(&mut self.held, &head) && pools.aside.append(&mut self.held, bytes);
+        assert!(fits, "the pages were counted");
+        true
     }
 
     /// Whether the command being handled gets no reply (`CLIENT REPLY`).
@@ -304,94 +210,103 @@ impl Connection {
 
     /// The next outstanding data command is answered with the machine's `reply`; see
     /// [`append_reply`] for `null`.
-    pub(super) fn deliver(&mut self, reply: &[u8], null: &[u8], silent: bool) {
-        if !silent && !append_reply(self.output.end(), reply, self.protocol, null) {
-            self.output
-                .end()
-                .extend_from_slice(b"-ERR the reply was malformed\r\n");
-        }
-        self.count_delivered();
-    }
-
-    /// The next outstanding data command is answered by `write`, or by nothing.
-    pub(super) fn deliver_with(&mut self, write: impl FnOnce(&mut Vec<u8>, Protocol)) {
-        write(self.output.end(), self.protocol);
-        self.count_delivered();
-    }
-
     #[inline]
-    fn count_delivered(&mut self) {
+    pub(super) fn deliver(&mut self, reply: &[u8], null: &[u8], pools: &mut Pools) {
+        let is_plain = matches!(
+            (self.protocol, reply.first()),
+            (_, Some(b'+' | b'-' | b':' | b'$')) | (Protocol::Resp3, Some(_))
+        );
+        if is_plain {
+            return self.deliver_bytes(reply, pools);
+        }
+        let mut scratch = core::mem::take(&mut pools.scratch);
+        scratch.clear();
+        if !append_reply(&mut scratch, reply, self.protocol, null) {
+            scratch.extend_from_slice(b"-ERR the reply was malformed\r\n");
+        }
+        self.deliver_bytes(&scratch, pools);
+        pools.scratch = scratch;
+    }
+
+    /// The next outstanding data command is answered with `bytes`, which may be none.
+    #[inline]
+    pub(super) fn deliver_bytes(&mut self, bytes: &[u8], pools: &mut Pools) {
+        if !pools.output.append(&mut self.output, bytes) {
+            self.overrun();
+        }
         self.delivered += 1;
         assert!(
             self.delivered <= self.submitted,
             "every reply belongs to a command"
         );
-        if !self.held_marks.is_empty() {
-            self.release_held();
+        if !self.held.is_empty() {
+            self.release_held(pools);
         }
     }
 
-    fn release_held(&mut self) {
-        let mut released = 0;
-        while let Some(&(after, size)) = self.held_marks.front() {
-            if after > self.delivered {
+    /// A reply is lost for want of memory, so nothing that follows would be understood.
+    pub(super) const fn overrun(&mut self) {
+        self.closing = true;
+        self.dead = true;
+    }
+
+    /// Moves the held-back answers whose turn has come to the output. The scratch memory may be in use.
+    fn release_held(&mut self, pools: &mut Pools) {
+        let Pools { output, aside, .. } = pools;
+        while !self.held.is_empty() {
+            let mut head = [0; HELD_HEADER];
+            aside.peek(&self.held, &mut head);
+            let [after @ .., a, b, c, d] = head;
+            if u64::from_le_bytes(after) > self.delivered {
                 break;
             }
-            released += size;
-            self.held_marks.pop_front();
+            aside.consume(&mut self.held, HELD_HEADER);
+            output.unreserve(core::mem::take(&mut self.promised));
+            let mut left = u32::from_le_bytes([a, b, c, d]) as usize;
+            while left > 0 {
+                let piece = aside.front(&self.held);
+                let size = piece.len().min(left);
+                if !output.append(&mut self.output, &piece[..size]) {
+                    self.closing = true;
+                    self.dead = true;
+                }
+                aside.consume(&mut self.held, size);
+                left -= size;
+            }
+            if !self.held.is_empty() {
+                let promised = self.held.size() / PAGE + 1;
+                let promises = output.reserve(promised, 0);
+                self.promised = if promises { promised } else { 0 };
+            }
         }
-        self.output.end().extend_from_slice(&self.held[..released]);
-        self.held.drain(..released);
     }
 
     /// Whether the socket may be read: everything that came was looked at.
-    pub(super) fn wants_input(&self) -> bool {
-        !self.closing && !self.ended && self.stall.is_none()
+    pub(super) const fn wants_input(&self) -> bool {
+        !self.closing && !self.ended && self.stall.is_none() && !self.input.waiting
     }
 
     /// Whether the connection is done: nothing more to take, answer or write.
-    pub(super) fn is_finished(&self) -> bool {
+    pub(super) const fn is_finished(&self) -> bool {
         let over = self.closing || (self.ended && self.stall.is_none());
-        self.dead || (over && self.outstanding() == 0 && self.output.size() == 0)
+        self.dead || (over && self.outstanding() == 0 && self.output.is_empty())
     }
 
     /// Back to the state after connecting (`RESET`), the password forgotten too.
-    pub(super) fn reset(&mut self) {
+    pub(super) fn reset(&mut self, pools: &mut Pools) {
         self.protocol = Protocol::Resp2;
         self.authenticated = false;
-        self.name.clear();
+        self.name = ShortText::default();
         self.read_only = false;
         self.reply_mode = ReplyMode::On;
-        self.transaction.reset();
-    }
-}
-
-/// The counts of a connection while one of its commands is answered aside; see
-/// [`Connection::begin_aside`].
-#[derive(Debug)]
-pub(super) struct Aside {
-    submitted: u64,
-    delivered: u64,
-}
-
-impl Connection {
-    /// From here to [`Self::end_aside`] answers go straight into [`Self::output`], which the caller
-    /// has exchanged, as if nothing were outstanding.
-    pub(super) const fn begin_aside(&mut self) -> Aside {
-        let aside = Aside {
-            submitted: self.submitted,
-            delivered: self.delivered,
-        };
-        self.delivered = self.submitted;
-        aside
+        self.transaction.reset(&mut pools.aside);
     }
 
-    /// Ends what [`Self::begin_aside`] began.
-    pub(super) fn end_aside(&mut self, aside: Aside) {
-        assert_eq!(
-            self.submitted, aside.submitted,
-            "nothing was submitted aside"
-        );
-        self.delivered = aside.delivered;
+    /// Gives all pages back.
+    pub(super) fn release(&mut self, pools: &mut Pools) {
+        self.transaction.reset(&mut pools.aside);
+        pools.aside.clear(&mut self.held);
+        pools.output.clear(&mut self.output);
+        pools.output.unreserve(core::mem::take(&mut self.promised));
     }
 }

@@ -29,6 +29,8 @@ counters! {
     connections_refused,
     /// Connections closed because the client did not read, or left a command unfinished.
     connections_timed_out,
+    /// Connections closed because there was no memory for a reply.
+    connections_overrun,
     /// Connections closed for sending what is not RESP.
     protocol_errors,
     /// Bytes read from clients.
@@ -75,6 +77,8 @@ counters! {
     rejected_other,
     /// Times that a connection had to wait for room in its lane.
     lane_stalls,
+    /// Times that a connection had to wait for memory.
+    memory_stalls,
 }
 
 impl GatewayCounters {

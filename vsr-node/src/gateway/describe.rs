@@ -1,14 +1,15 @@
 //! The long answers: what clients ask on connecting and what people ask when they look around.
 //!
 //! `HELLO`, `CLIENT`, `COMMAND`, `INFO`, `CONFIG`, `TIME`, `ROLE`, `WAIT`, `CLUSTER`. None of them is
-//! on the hot path, so they may allocate.
+//! on the hot path, so they may allocate what they need while they are put together, and give it back.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use vsr_types::{ReplicaIndex, message::PeerStatus};
 
-use super::commands::{BAD_NAME, Call, is_integer, is_printable};
+use super::commands::{BAD_NAME, Call, LONG_NAME, is_integer, is_printable, repeated};
 use super::connection::Connection;
 use super::core::{Core, Step};
 use crate::kv::{CommandSpec, Opcode, ReplyReader, commands, lookup};
@@ -16,6 +17,9 @@ use crate::resp::{ReplyText, Writer};
 
 /// The number of slots of a Redis Cluster.
 const SLOTS: i64 = 16_384;
+
+/// The longest `CLIENT LIST`, in bytes: that of some two thousand connections.
+const LIST_MAX: usize = vsr_types::limits::REPLY_SIZE_MAX / 2;
 
 impl Core {
     /// The answer to a good `HELLO`.
@@ -44,7 +48,7 @@ impl Core {
 
     /// `CLIENT`.
     pub(super) fn client(&mut self, slot: u32, call: Call<'_>) -> Step {
-        let name = String::from_utf8_lossy(call.get(1)).to_ascii_lowercase();
+        let name = String::from_utf8_lossy(repeated(call.get(1))).to_ascii_lowercase();
         let arity: Option<&[usize]> = match name.as_str() {
             "id" | "getname" | "info" | "help" => Some(&[2]),
             "setname" | "reply" | "no-evict" | "no-touch" => Some(&[3]),
@@ -60,31 +64,31 @@ impl Core {
                 self.reply(slot, |writer| writer.integer(number as i64))
             }
             "getname" => {
-                let name = self.table.at(slot).name.clone();
-                self.reply(slot, |writer| {
-                    if name.is_empty() {
-                        writer.null()
-                    } else {
-                        writer.bulk(&name)
-                    }
+                let name = self.table.at(slot).name;
+                self.reply(slot, |writer| match name.get() {
+                    b"" => writer.null(),
+                    name => writer.bulk(name),
                 })
             }
             "setname" if !is_printable(call.get(2)) => self.error(slot, BAD_NAME),
-            "setname" => {
-                self.table.at(slot).name = call.get(2).to_vec();
-                self.ok(slot)
-            }
+            "setname" if self.table.at(slot).name.set(call.get(2)) => self.ok(slot),
+            "setname" => self.error(slot, LONG_NAME),
             "setinfo" => self.client_setinfo(slot, call),
             "info" => {
                 let line = self.client_line(self.table.get(slot).expect("is open"));
                 self.reply(slot, |writer| writer.text(&line))
             }
             "list" => {
-                let lines: String = self
-                    .table
-                    .iter()
-                    .map(|(_, connection)| self.client_line(connection))
-                    .collect();
+                let mut lines = String::new();
+                for (_, connection) in self.table.iter() {
+                    lines.push_str(&self.client_line(connection));
+                    if lines.len() > LIST_MAX {
+                        break;
+                    }
+                }
+                if lines.len() > LIST_MAX {
+                    return self.error(slot, "ERR the list is too long; ask for CLIENT INFO");
+                }
                 self.reply(slot, |writer| writer.text(&lines))
             }
             "no-evict" | "no-touch" if call.is(2, "on") || call.is(2, "off") => self.ok(slot),
@@ -98,33 +102,39 @@ impl Core {
     fn client_setinfo(&mut self, slot: u32, call: Call<'_>) -> Step {
         let value = call.get(3);
         if !is_printable(value) {
-            let option = String::from_utf8_lossy(call.get(2)).into_owned();
+            let option = String::from_utf8_lossy(repeated(call.get(2))).into_owned();
             return self.error(
                 slot,
                 format!("ERR {option} cannot contain spaces, newlines or special characters."),
             );
         }
         let connection = self.table.at(slot);
-        if call.is(2, "lib-name") {
-            connection.library = value.to_vec();
+        let fits = if call.is(2, "lib-name") {
+            connection.library.set(value)
         } else if call.is(2, "lib-ver") {
-            connection.library_version = value.to_vec();
+            connection.library_version.set(value)
         } else {
             let mut text = b"ERR Unrecognized option '".to_vec();
-            text.extend_from_slice(call.get(2));
+            text.extend_from_slice(repeated(call.get(2)));
             text.push(b'\'');
             return self.error(slot, text);
+        };
+        if fits {
+            self.ok(slot)
+        } else {
+            self.error(slot, LONG_NAME)
         }
-        self.ok(slot)
     }
 
     fn client_line(&self, connection: &Connection) -> String {
+        let address =
+            |address: Option<SocketAddr>| address.map_or(String::new(), |at| at.to_string());
         format!(
             "id={} addr={} laddr={} name={} age={} idle={} flags={} db=0 multi={} qbuf={} omem={} cmd={} user=default resp={} lib-name={} lib-ver={} lane={} outstanding={}\n",
             connection.number,
-            connection.peer,
-            connection.local,
-            String::from_utf8_lossy(&connection.name),
+            address(connection.peer),
+            address(connection.local),
+            String::from_utf8_lossy(connection.name.get()),
             self.now.since(connection.since).as_secs(),
             self.now.since(connection.heard).as_secs(),
             if connection.read_only { "r" } else { "N" },
@@ -137,8 +147,8 @@ impl Core {
             connection.output.size(),
             connection.last_command,
             connection.protocol.number(),
-            String::from_utf8_lossy(&connection.library),
-            String::from_utf8_lossy(&connection.library_version),
+            String::from_utf8_lossy(connection.library.get()),
+            String::from_utf8_lossy(connection.library_version.get()),
             connection.lane,
             connection.outstanding(),
         )
@@ -229,7 +239,7 @@ impl Core {
                 }
             })
         } else if call.is(1, "set") && call.count() >= 4 && call.count().is_multiple_of(2) {
-            let name = String::from_utf8_lossy(call.get(2)).to_ascii_lowercase();
+            let name = String::from_utf8_lossy(repeated(call.get(2))).to_ascii_lowercase();
             let known = self
                 .parameters()
                 .iter()
@@ -395,12 +405,10 @@ impl Core {
         if let Some((host, port)) = &self.options.announce {
             return (host.clone(), i64::from(*port));
         }
-        let local = &self.table.at(slot).local;
-        let (host, port) = local.rsplit_once(':').unwrap_or((local, "0"));
-        (
-            host.trim_matches(['[', ']']).to_owned(),
-            port.parse().unwrap_or(0),
-        )
+        let local = self.table.at(slot).local;
+        local.map_or((String::new(), 0), |at| {
+            (at.ip().to_string(), i64::from(at.port()))
+        })
     }
 
     /// `INFO`.

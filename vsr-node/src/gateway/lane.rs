@@ -95,7 +95,9 @@ impl Lane {
     /// Sends what is ready to be sent. Returns whether a channel has room again.
     pub(super) fn turn(&mut self, around: &mut Around<'_>) -> bool {
         let mut room = false;
-        if !self.queries.is_flying() && !self.queries.is_empty() {
+        if self.queries.is_grounded() {
+            self.send_rest_query(around);
+        } else if self.queries.is_ready() && self.queries.board(around.deliver) {
             self.attach(around.cluster);
             self.query = self.query.next();
             self.queries.take_off(around.now);
@@ -103,9 +105,14 @@ impl Lane {
             self.send_query(around);
             room = true;
         }
-        if !self.log.is_flying() && !self.log.is_empty() {
+        if self.log.is_grounded() {
+            self.send_rest_request(around);
+        } else if self.log.is_ready() {
             match self.session {
                 Session::Open { session, epoch } => {
+                    if !self.log.board(around.deliver) {
+                        return room;
+                    }
                     self.log.take_off(around.now);
                     self.seal_request(Operation::Apply, session, epoch);
                     around.counters.requests += 1;
@@ -132,6 +139,13 @@ impl Lane {
         for channel in [&mut self.log, &mut self.queries] {
             channel.expire(around.now, around.deliver, around.counters);
         }
+    }
+
+    /// Another replica leads: the same bytes again, to it.
+    pub(super) fn on_view(&mut self, around: &mut Around<'_>) {
+        self.log.hurry(around.now);
+        self.queries.hurry(around.now);
+        self.deadline(around);
     }
 
     /// When [`Self::deadline`] has something to do.
@@ -218,6 +232,7 @@ impl Lane {
 
     fn on_reply(&mut self, reply: &Reply, epoch: Epoch, body: &[u8], around: &mut Around<'_>) {
         let ours = self.log.is_flying()
+            && !self.log.is_grounded()
             && reply.client == self.client
             && reply.request == self.request
             && reply.request_checksum == self.log.checksum();
@@ -235,6 +250,13 @@ impl Lane {
             return;
         }
         if self.log.land(body, around.deliver, around.counters) == Take::Rest {
+            self.send_rest_request(around);
+        }
+    }
+
+    /// What the last reply had no room for, if there is memory for its replies.
+    fn send_rest_request(&mut self, around: &mut Around<'_>) {
+        if self.log.board_rest(around.now, around.deliver) {
             let Session::Open { session, epoch } = self.session else {
                 unreachable!("an operation was answered, so the session is open");
             };
@@ -246,13 +268,21 @@ impl Lane {
     }
 
     fn on_query_reply(&mut self, reply: &QueryReply, body: &[u8], around: &mut Around<'_>) {
-        let ours =
-            self.queries.is_flying() && reply.client == self.client && reply.query == self.query;
+        let ours = self.queries.is_flying()
+            && !self.queries.is_grounded()
+            && reply.client == self.client
+            && reply.query == self.query;
         if !ours {
             around.counters.stale_answers += 1;
             return;
         }
         if self.queries.land(body, around.deliver, around.counters) == Take::Rest {
+            self.send_rest_query(around);
+        }
+    }
+
+    fn send_rest_query(&mut self, around: &mut Around<'_>) {
+        if self.queries.board_rest(around.now, around.deliver) {
             self.query = self.query.next();
             self.queries.take_off_rest(around.now);
             around.counters.queries += 1;
@@ -291,7 +321,8 @@ impl Lane {
             // Not executed by whoever says so, but an earlier copy may be under way: the same
             // request again, later.
             Some(R::Busy) => self.log.back_off(around.now, Failure::Busy),
-            Some(R::NotReady) => self.log.back_off(around.now, Failure::Loading),
+            // No primary at the moment. (That this replica itself gets its memory back is said at once.)
+            Some(R::NotReady) => self.log.back_off(around.now, Failure::Down),
             Some(R::Halted) => self.log.back_off(around.now, Failure::Halted),
             Some(R::NotPrimary) | None => self.log.back_off(around.now, Failure::Down),
             Some(R::Evicted | R::SessionTooLow | R::RequestReused) => {
@@ -321,7 +352,7 @@ impl Lane {
                     .fail_flight(Failure::TooLarge, around.deliver, around.counters);
             }
             Some(R::Busy) => self.queries.back_off(around.now, Failure::Busy),
-            Some(R::NotReady) => self.queries.back_off(around.now, Failure::Loading),
+            Some(R::NotReady) => self.queries.back_off(around.now, Failure::Down),
             Some(R::Halted) => self.queries.back_off(around.now, Failure::Halted),
             _ => self.queries.back_off(around.now, Failure::Down),
         }
@@ -342,7 +373,7 @@ impl Lane {
         // Queries need no session, but answers to the old id end here: theirs are asked again.
         self.detach(around.cluster);
         self.attach(around.cluster);
-        if self.queries.is_flying() {
+        if self.queries.is_flying() && !self.queries.is_grounded() {
             self.query = self.query.next();
             self.send_query(around);
         }

@@ -14,12 +14,17 @@
 //! * `channel` and `lane` pack the commands of many connections into one request of one session.
 //! * `core` joins them; `commands` answers what needs no cluster, with the long
 //!   answers in `describe`.
+//! * `memory` divides what all connections share: `blocks` for what they send, `pages` for what they
+//!   are sent.
 //! * `sockets` is the only place with input and output.
 //!
 //! **Invariants.** Replies leave in the order of the commands. All commands of a connection that are
 //! outstanding at one time take the same way, log or query, so a client always sees its own writes.
 //! Nothing is unbounded: a full lane stops its connections, a full connection stops its client.
+//! Nothing is allocated while serving: memory that is not there is waited for in line, and meanwhile
+//! the client is not read from. Those in the way, who neither send nor read on, are closed.
 
+mod blocks;
 mod channel;
 mod commands;
 mod connection;
@@ -29,8 +34,11 @@ mod describe;
 #[cfg(test)]
 mod fake;
 mod lane;
+mod memory;
+mod pages;
 mod sockets;
 mod table;
+mod text;
 mod transaction;
 
 use std::rc::Rc;
@@ -40,6 +48,7 @@ use vsr_consensus::Report;
 use vsr_types::{ClientId, ClusterId, Frame, FrameError, limits};
 
 pub use counters::GatewayCounters;
+pub(crate) use memory::{BUFFERS_MAX, BUFFERS_MIN};
 pub use sockets::{Gateway, serve};
 
 /// What the gateway needs of the replica it runs beside. The server implements it; tests have one in
@@ -72,6 +81,9 @@ pub trait Cluster {
 pub trait Sink {
     /// A reply, reject or query reply.
     fn on_frame(&self, frame: &Frame<'_>);
+
+    /// Another replica leads: what is in flight may be lost, and is welcome there at once.
+    fn on_view(&self) {}
 }
 
 /// What an operator may choose about the RESP port.
@@ -89,14 +101,18 @@ pub struct GatewayOptions {
     pub command_size_max: usize,
     /// A connection with more unread reply bytes than this gets no further command executed.
     pub output_soft_max: usize,
-    /// A connection with more unread reply bytes than this is closed.
-    pub output_hard_max: usize,
+    /// The memory that the connections share for what they send and are sent, in bytes
+    /// (`--resp-buffers`).
+    pub buffers: usize,
     /// How long a command may be unanswered before it fails (`--client-timeout`).
     pub client_timeout: Duration,
     /// A client that reads nothing of its replies for so long is closed.
     pub slow_reader_timeout: Duration,
     /// A client that leaves a command unfinished, or unauthenticated silence, for so long is closed.
     pub half_open_timeout: Duration,
+    /// How long a client may neither read nor finish its command while others wait for the memory
+    /// that it holds.
+    pub contended_timeout: Duration,
     /// A client that sends nothing at all for so long is closed; none: never, as in Redis.
     pub idle_timeout: Option<Duration>,
     /// The password clients must give, if any.
@@ -116,24 +132,15 @@ impl Default for GatewayOptions {
             pack_size: 256 * 1024,
             command_size_max: limits::FRAME_SIZE_MAX,
             output_soft_max: 256 * 1024,
-            output_hard_max: 16 * 1024 * 1024,
+            buffers: 32 << 20,
             client_timeout: Duration::from_secs(5),
             slow_reader_timeout: Duration::from_secs(30),
             half_open_timeout: Duration::from_secs(30),
+            contended_timeout: Duration::from_secs(3),
             idle_timeout: None,
             password: None,
             redis_version: "7.4.0",
             announce: None,
         }
-    }
-}
-
-impl GatewayOptions {
-    /// The memory taken at start, and the most each client can make it take later, in bytes.
-    #[must_use]
-    pub const fn memory(&self) -> (usize, usize) {
-        let channel = self.operation_size_max + lane::REQUEST_START;
-        let at_start = self.lanes * 4 * channel;
-        (at_start, self.command_size_max + self.output_hard_max)
     }
 }

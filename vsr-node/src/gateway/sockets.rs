@@ -7,7 +7,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
@@ -29,6 +29,9 @@ const DEADLINE_STEP: Duration = Duration::from_millis(5);
 const SWEEP_STEP: Duration = Duration::from_secs(1);
 /// The pause after a failed accept (no file descriptors left), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How many pages are written at once.
+const PIECES_MAX: usize = 64;
 
 struct Socket {
     write: OwnedWriteHalf,
@@ -83,6 +86,13 @@ impl Sink for LaneSink {
             shared.notify_if_needed();
         }
     }
+
+    fn on_view(&self) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.core.borrow_mut().on_view(self.lane, shared.now());
+            shared.notify_if_needed();
+        }
+    }
 }
 
 /// Serves RESP clients on `listener` with `cluster` until the future is dropped or the gateway stops.
@@ -104,8 +114,8 @@ impl Gateway {
                 })
             };
             Shared {
+                sockets: RefCell::new(Vec::with_capacity(options.clients_max)),
                 core: RefCell::new(Core::new(options, cluster, sink, Instant::ZERO)),
-                sockets: RefCell::new(Vec::new()),
                 clock,
                 turn: Notify::new(),
                 stopping: Cell::new(false),
@@ -207,6 +217,9 @@ async fn connection(shared: Rc<Shared>, slot: u32, socket: Rc<Socket>, mut read:
     }
     shared.core.borrow_mut().closed(slot);
     shared.sockets.borrow_mut()[slot as usize] = None;
+    // What it held may be what others wait for.
+    shared.flush_touched();
+    shared.notify_if_needed();
     if shared.stopping.get() {
         shared.turn.notify_one();
     }
@@ -216,16 +229,14 @@ async fn accept(shared: Rc<Shared>, listener: TcpListener) {
     while !shared.stopping.get() {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let local = stream
-                    .local_addr()
-                    .map_or_else(|_| String::new(), |at| at.to_string());
+                let local = stream.local_addr().ok();
                 // A delayed small write would cost every lone command 40 ms; if the socket will
                 // not have it, it works all the same.
                 stream.set_nodelay(true).ok();
                 let slot = shared
                     .core
                     .borrow_mut()
-                    .accept(peer.to_string(), local, shared.now());
+                    .accept(Some(peer), local, shared.now());
                 match slot {
                     Some(slot) => shared.open(slot, stream),
                     None => {
@@ -276,7 +287,10 @@ impl Shared {
         let mut interest = self.core.borrow().interest(slot);
         while interest.write && !interest.finished {
             match socket.write.as_ref().poll_write_ready(cx) {
-                Poll::Ready(Ok(())) => self.flush(slot, socket),
+                Poll::Ready(Ok(())) => {
+                    self.flush(slot, socket);
+                    self.notify_if_needed();
+                }
                 Poll::Ready(Err(_)) => return Poll::Ready(false),
                 Poll::Pending => break,
             }
@@ -287,15 +301,23 @@ impl Shared {
         }
         if interest.read {
             let mut core = self.core.borrow_mut();
-            let mut buffer = ReadBuf::new(core.read_space(slot));
-            match Pin::new(read).poll_read(cx, &mut buffer) {
-                Poll::Ready(Ok(())) => {
-                    let count = buffer.filled().len();
-                    core.received(slot, count, self.now());
-                    return Poll::Ready(true);
+            if let Some(space) = core.read_space(slot) {
+                let mut buffer = ReadBuf::new(space);
+                match Pin::new(read).poll_read(cx, &mut buffer) {
+                    Poll::Ready(Ok(())) => {
+                        let count = buffer.filled().len();
+                        core.received(slot, count, self.now());
+                        return Poll::Ready(true);
+                    }
+                    Poll::Ready(Err(_)) => return Poll::Ready(false),
+                    Poll::Pending => core.received_nothing(slot),
                 }
-                Poll::Ready(Err(_)) => return Poll::Ready(false),
-                Poll::Pending => {}
+            } else {
+                interest.read = false;
+            }
+            if core.can_grant() {
+                drop(core);
+                self.flush_touched();
             }
         }
         socket.reading.set(interest.read);
@@ -328,11 +350,18 @@ impl Shared {
     fn flush(&self, slot: u32, socket: &Socket) {
         let mut core = self.core.borrow_mut();
         loop {
-            let bytes = core.unwritten(slot);
-            if bytes.is_empty() {
-                return;
+            let mut pieces = [IoSlice::new(&[]); PIECES_MAX];
+            let mut count = 0;
+            for (piece, bytes) in pieces.iter_mut().zip(core.unwritten(slot)) {
+                *piece = IoSlice::new(bytes);
+                count += 1;
             }
-            match socket.write.try_write(bytes) {
+            let written = match &pieces[..count] {
+                [] => return,
+                [one] => socket.write.try_write(one),
+                many => socket.write.try_write_vectored(many),
+            };
+            match written {
                 Ok(0) => return,
                 Ok(count) => core.written(slot, count, self.now()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,

@@ -2,24 +2,42 @@
 
 use super::channel::{Deliver, Kind, Outcome, Waiter};
 use super::connection::Connection;
+use super::memory::{KEEP, Plan, Pools};
 use crate::resp::{Writer, append_reply, element_size, split_array};
 
 #[derive(Debug)]
 struct Slot {
     generation: u32,
-    connection: Option<Box<Connection>>,
+    connection: Option<Connection>,
 }
 
+/// What the table takes for every connection that may come, in bytes.
+pub(super) const PER_CONNECTION: usize = size_of::<Slot>() + 4 * size_of::<u32>();
+
 /// See the module's documentation.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Table {
     slots: Vec<Slot>,
     free: Vec<u32>,
     /// Connections with something new in their output or state.
     touched: Vec<u32>,
+    pub(super) pools: Pools,
+    /// A connection with more unread bytes is behind.
+    output_soft_max: usize,
 }
 
 impl Table {
+    /// Room for `clients_max` connections, and the pages that they share.
+    pub(super) fn new(clients_max: usize, output_soft_max: usize, plan: &Plan) -> Self {
+        Self {
+            slots: Vec::with_capacity(clients_max),
+            free: Vec::with_capacity(clients_max),
+            touched: Vec::with_capacity(clients_max),
+            pools: Pools::new(plan),
+            output_soft_max,
+        }
+    }
+
     /// How many connections are open.
     pub(super) fn len(&self) -> usize {
         self.slots.len() - self.free.len()
@@ -34,27 +52,40 @@ impl Table {
             });
             (self.slots.len() - 1) as u32
         });
-        self.slots[slot as usize].connection = Some(Box::new(connection));
+        self.slots[slot as usize].connection = Some(connection);
         slot
     }
 
-    /// Forgets the connection in `slot`; replies still to come for it are dropped.
-    pub(super) fn remove(&mut self, slot: u32) -> Option<Box<Connection>> {
+    /// Forgets the connection in `slot`, whose pages are given back; replies still to come for it are
+    /// dropped.
+    pub(super) fn remove(&mut self, slot: u32) -> Option<Connection> {
         let entry = self.slots.get_mut(slot as usize)?;
-        let connection = entry.connection.take()?;
+        let mut connection = entry.connection.take()?;
+        connection.release(&mut self.pools);
         entry.generation = entry.generation.wrapping_add(1);
         self.free.push(slot);
         Some(connection)
     }
 
+    /// The connection in `slot` and the pages.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[inline]
+    pub(super) fn with_pools(&mut self, slot: u32) -> (&mut Connection, &mut Pools) {
+        let connection = self.slots[slot as usize].connection.as_mut();
+        let connection = connection.expect("the caller knows that the connection is open");
+        (connection, &mut self.pools)
+    }
+
     /// The connection in `slot`.
     pub(super) fn get(&self, slot: u32) -> Option<&Connection> {
-        self.slots.get(slot as usize)?.connection.as_deref()
+        self.slots.get(slot as usize)?.connection.as_ref()
     }
 
     /// The connection in `slot`, to be changed.
     pub(super) fn get_mut(&mut self, slot: u32) -> Option<&mut Connection> {
-        self.slots.get_mut(slot as usize)?.connection.as_deref_mut()
+        self.slots.get_mut(slot as usize)?.connection.as_mut()
     }
 
     /// The connection in `slot`.
@@ -77,7 +108,7 @@ impl Table {
     pub(super) fn current(&mut self, slot: u32, generation: u32) -> Option<&mut Connection> {
         let entry = self.slots.get_mut(slot as usize)?;
         (entry.generation == generation).then_some(())?;
-        entry.connection.as_deref_mut()
+        entry.connection.as_mut()
     }
 
     /// All connections, by slot.
@@ -85,7 +116,7 @@ impl Table {
         (0..).zip(&self.slots).filter_map(|(slot, entry)| {
             entry
                 .connection
-                .as_deref()
+                .as_ref()
                 .map(|connection| (slot, connection))
         })
     }
@@ -120,22 +151,26 @@ impl Table {
 impl Deliver for Table {
     #[inline]
     fn deliver(&mut self, waiter: Waiter, outcome: Outcome<'_>) {
-        let Some(connection) = self.current(waiter.slot, waiter.generation) else {
+        let Some(entry) = self.slots.get_mut(waiter.slot as usize) else {
+            return;
+        };
+        if entry.generation != waiter.generation {
+            return;
+        }
+        let (Some(connection), pools) = (entry.connection.as_mut(), &mut self.pools) else {
             return;
         };
         match (waiter.kind, outcome) {
-            (Kind::Plain, Outcome::Reply(reply)) => connection.deliver(reply, b"$-1\r\n", false),
-            (Kind::Silent, _) => connection.deliver(b"", b"", true),
-            (Kind::Exec, Outcome::Reply(reply)) => connection.deliver(reply, b"*-1\r\n", false),
-            (Kind::SplicedExec, Outcome::Reply(reply)) => deliver_spliced(connection, reply),
-            (Kind::Version { last }, outcome) => deliver_version(connection, last, outcome),
+            (Kind::Plain, Outcome::Reply(reply)) => connection.deliver(reply, b"$-1\r\n", pools),
+            (Kind::Silent, _) => connection.deliver_bytes(b"", pools),
+            (Kind::Exec, Outcome::Reply(reply)) => connection.deliver(reply, b"*-1\r\n", pools),
+            (Kind::SplicedExec, Outcome::Reply(reply)) => deliver_spliced(connection, reply, pools),
+            (Kind::Version { last }, outcome) => deliver_version(connection, last, outcome, pools),
             (_, Outcome::Failed(failure)) => {
                 if waiter.kind == Kind::SplicedExec {
-                    drop(connection.transaction.take_splices());
+                    connection.transaction.drop_splices(&mut pools.aside);
                 }
-                connection.deliver_with(|out, protocol| {
-                    Writer::new(out, protocol).error(failure.text());
-                });
+                deliver_written(connection, pools, |writer| writer.error(failure.text()));
             }
         }
         if !connection.touched {
@@ -143,19 +178,55 @@ impl Deliver for Table {
             self.touched.push(waiter.slot);
         }
     }
+
+    fn reserve(&mut self, pages: usize) -> bool {
+        self.pools.output.reserve(pages, KEEP)
+    }
+
+    fn unreserve(&mut self, pages: usize) {
+        self.pools.output.unreserve(pages);
+    }
+
+    fn is_behind(&self, waiter: Waiter) -> bool {
+        let entry = self.slots.get(waiter.slot as usize);
+        entry
+            .filter(|entry| entry.generation == waiter.generation)
+            .and_then(|entry| entry.connection.as_ref())
+            .is_some_and(|connection| connection.output.size() > self.output_soft_max)
+    }
 }
 
-fn deliver_version(connection: &mut Connection, last: bool, outcome: Outcome<'_>) {
+fn deliver_written(
+    connection: &mut Connection,
+    pools: &mut Pools,
+    write: impl FnOnce(&mut Writer<'_>),
+) {
+    let mut scratch = core::mem::take(&mut pools.scratch);
+    scratch.clear();
+    write(&mut Writer::new(&mut scratch, connection.protocol));
+    connection.deliver_bytes(&scratch, pools);
+    pools.scratch = scratch;
+}
+
+fn deliver_version(
+    connection: &mut Connection,
+    last: bool,
+    outcome: Outcome<'_>,
+    pools: &mut Pools,
+) {
     let version = match outcome {
         Outcome::Reply(reply) => version_in(reply),
         Outcome::Failed(_) => None,
     };
-    connection.transaction.versioned(version);
-    connection.deliver_with(|out, protocol| match outcome {
-        _ if !last => {}
-        Outcome::Reply(_) => Writer::new(out, protocol).ok(),
-        Outcome::Failed(failure) => Writer::new(out, protocol).error(failure.text()),
-    });
+    let transaction = &mut connection.transaction;
+    transaction.versioned(version, &mut pools.aside);
+    match outcome {
+        _ if !last => connection.deliver_bytes(b"", pools),
+        Outcome::Reply(_) => deliver_written(connection, pools, |writer| writer.ok()),
+        Outcome::Failed(failure) => {
+            deliver_written(connection, pools, |writer| writer.error(failure.text()));
+        }
+    }
 }
 
 fn version_in(reply: &[u8]) -> Option<u64> {
@@ -164,31 +235,42 @@ fn version_in(reply: &[u8]) -> Option<u64> {
 }
 
 /// Joins the machine's replies of a transaction with those that the gateway gave itself.
-fn deliver_spliced(connection: &mut Connection, reply: &[u8]) {
-    let splices = connection.transaction.take_splices();
+fn deliver_spliced(connection: &mut Connection, reply: &[u8], pools: &mut Pools) {
     let Some((count, elements)) = split_array(reply) else {
         // Null: a watched key changed, nothing was executed, not even here.
-        connection.deliver(reply, b"*-1\r\n", false);
-        return;
+        connection.transaction.drop_splices(&mut pools.aside);
+        return connection.deliver(reply, b"*-1\r\n", pools);
     };
-    connection.deliver_with(|out, protocol| {
-        let before = out.len();
-        Writer::new(out, protocol).array(count + splices.len());
-        let mut rest = elements;
-        let mut splices = splices.iter().peekable();
-        for place in 0..count + splices.len() {
-            if let Some(splice) = splices.next_if(|splice| splice.place == place) {
-                out.extend_from_slice(&splice.reply);
-                continue;
-            }
-            let size = element_size(rest).unwrap_or(0);
-            let (element, after) = rest.split_at(size);
-            if !append_reply(out, element, protocol, b"$-1\r\n") {
-                out.truncate(before);
-                Writer::new(out, protocol).error("ERR the reply was malformed");
-                return;
-            }
-            rest = after;
+    let mut scratch = core::mem::take(&mut pools.scratch);
+    scratch.clear();
+    if splice(connection, count, elements, pools, &mut scratch).is_none() {
+        scratch.clear();
+        Writer::new(&mut scratch, connection.protocol).error("ERR the reply was malformed");
+    }
+    connection.transaction.drop_splices(&mut pools.aside);
+    connection.deliver_bytes(&scratch, pools);
+    pools.scratch = scratch;
+}
+
+fn splice(
+    connection: &mut Connection,
+    count: usize,
+    mut elements: &[u8],
+    pools: &mut Pools,
+    out: &mut Vec<u8>,
+) -> Option<()> {
+    let protocol = connection.protocol;
+    let transaction = &mut connection.transaction;
+    let total = count.checked_add(transaction.splices())?;
+    Writer::new(out, protocol).array(total);
+    for place in 0..total {
+        if transaction.next_splice(&pools.aside) == Some(place) {
+            transaction.take_splice(&mut pools.aside, out);
+            continue;
         }
-    });
+        let (element, after) = elements.split_at(element_size(elements)?);
+        append_reply(out, element, protocol, b"$-1\r\n").then_some(())?;
+        elements = after;
+    }
+    Some(())
 }

@@ -5,25 +5,23 @@
 //! a linearizable query; `EXEC` carries keys and versions, and the machine, on every replica alike,
 //! executes nothing when one of them has changed. So a watch needs no state outside this connection
 //! and holds across a change of primary.
+//!
+//! All of it lies in pages of a pool. When none are left, the transaction that wants more fails.
 
+use super::memory::SPLICES_MAX;
+use super::pages::{Chain, PAGE, Pages};
 use crate::kv::{Opcode, codec::ARGUMENT_HEADER_SIZE};
 
 /// The most keys one connection may watch.
 const WATCHES_MAX: usize = 1024;
 
-/// A queued command that the gateway answers itself, with its place among the queued commands.
-#[derive(Debug)]
-pub(super) struct Splice {
-    /// How many commands were queued before it.
-    pub(super) place: usize,
-    /// Its reply, in the connection's dialect.
-    pub(super) reply: Vec<u8>,
-}
-
-#[derive(Debug)]
-struct Watch {
-    key: Box<[u8]>,
-    version: u64,
+/// Why a command could not be queued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// The transaction would be larger than an operation may be.
+    TooLarge,
+    /// There are no pages for it.
+    NoMemory,
 }
 
 /// The state of one connection's transaction.
@@ -32,12 +30,17 @@ pub(super) struct Transaction {
     open: bool,
     aborted: bool,
     /// Queued machine commands: size u32, then the packed command, each.
-    queue: Vec<u8>,
+    queue: Chain,
     /// How many commands were queued, local ones included.
     count: usize,
-    /// Local commands among them, each with its arguments packed like the others'.
-    splices: Vec<Splice>,
-    watches: Vec<Watch>,
+    /// The replies of the local commands among them: place u32, size u32, bytes, each.
+    splices: Chain,
+    splice_count: usize,
+    /// Watched keys: size u32, bytes, each.
+    keys: Chain,
+    /// Their versions as far as they have come, u64 each.
+    versions: Chain,
+    watched: usize,
     /// How many of the watches have their version.
     known: usize,
     /// A version could not be had, so `EXEC` must not go through.
@@ -69,117 +72,184 @@ impl Transaction {
     }
 
     /// Forgets queue and watches.
-    pub(super) fn reset(&mut self) {
-        *self = Self::default();
+    pub(super) fn reset(&mut self, pages: &mut Pages) {
+        self.drop_splices(pages);
+        self.sent(pages);
     }
 
-    /// Queues a machine command. False when the transaction would exceed `size_max` bytes.
+    /// Queues a machine command.
+    ///
+    /// # Errors
+    /// [`Refused`], with nothing queued, when the transaction would exceed `size_max` bytes or its
+    /// pages.
     pub(super) fn queue<'a>(
         &mut self,
         opcode: Opcode,
         arguments: impl ExactSizeIterator<Item = &'a [u8]> + Clone,
         size_max: usize,
-    ) -> bool {
+        pages: &mut Pages,
+    ) -> Result<(), Refused> {
         let payload: usize = arguments
             .clone()
             .map(|bytes| bytes.len() + ARGUMENT_HEADER_SIZE)
             .sum();
         let size = payload + 4;
-        let Ok(argc) = u16::try_from(arguments.len()) else {
-            return false;
-        };
+        let argc = u16::try_from(arguments.len()).map_err(|_| Refused::TooLarge)?;
         if self.size() + ARGUMENT_HEADER_SIZE + size > size_max {
-            return false;
+            return Err(Refused::TooLarge);
         }
-        self.queue.extend_from_slice(&(size as u32).to_le_bytes());
-        self.queue.extend_from_slice(&[opcode.byte(), 0]);
-        self.queue.extend_from_slice(&argc.to_le_bytes());
+        if (ARGUMENT_HEADER_SIZE + size).div_ceil(PAGE) > pages.available() {
+            return Err(Refused::NoMemory);
+        }
+        let mut put = |bytes: &[u8]| {
+            let fits = pages.append(&mut self.queue, bytes);
+            assert!(fits, "the pages were counted");
+        };
+        put(&(size as u32).to_le_bytes());
+        put(&[opcode.byte(), 0]);
+        put(&argc.to_le_bytes());
         for argument in arguments {
-            self.queue
-                .extend_from_slice(&(argument.len() as u32).to_le_bytes());
-            self.queue.extend_from_slice(argument);
+            put(&(argument.len() as u32).to_le_bytes());
+            put(argument);
         }
         self.count += 1;
-        true
+        Ok(())
     }
 
-    /// Queues a command that the gateway answers with `reply`. False when it is too much.
-    pub(super) fn queue_local(&mut self, reply: Vec<u8>, size_max: usize) -> bool {
-        if self.size() + reply.len() > size_max {
-            return false;
+    /// Queues a command that the gateway answers with `reply`.
+    ///
+    /// # Errors
+    /// As [`Self::queue`].
+    pub(super) fn queue_local(
+        &mut self,
+        reply: &[u8],
+        size_max: usize,
+        pages: &mut Pages,
+    ) -> Result<(), Refused> {
+        let size = reply.len() + 8;
+        if self.splices.size() + size > SPLICES_MAX || self.size() + size > size_max {
+            return Err(Refused::TooLarge);
         }
-        self.splices.push(Splice {
-            place: self.count,
-            reply,
-        });
+        if size.div_ceil(PAGE) > pages.available() {
+            return Err(Refused::NoMemory);
+        }
+        let [place, length] = [self.count as u32, reply.len() as u32];
+        let fits = pages.append(&mut self.splices, &place.to_le_bytes())
+            && pages.append(&mut self.splices, &length.to_le_bytes())
+            && pages.append(&mut self.splices, reply);
+        assert!(fits, "the pages were counted");
+        self.splice_count += 1;
         self.count += 1;
-        true
+        Ok(())
     }
 
-    fn size(&self) -> usize {
-        let watches: usize = self.watches.iter().map(|watch| watch.key.len() + 12).sum();
-        let splices: usize = self.splices.iter().map(|splice| splice.reply.len()).sum();
-        self.queue.len() + watches + splices
+    /// What the operation will need at least.
+    const fn size(&self) -> usize {
+        self.queue.size() + self.keys.size() + 8 * self.watched + self.splices.size()
     }
 
-    /// The packed commands, in order.
-    pub(super) fn queued(&self) -> impl Iterator<Item = &[u8]> {
-        let mut rest = &self.queue[..];
-        core::iter::from_fn(move || {
-            let (size, tail) = rest.split_first_chunk::<4>()?;
-            let (command, tail) = tail.split_at(u32::from_le_bytes(*size) as usize);
-            rest = tail;
-            Some(command)
-        })
+    /// Copies the packed commands, the keys and the versions out, in this order, for [`Packed`].
+    pub(super) fn copy_to(&self, pages: &Pages, into: &mut Vec<u8>) {
+        into.clear();
+        for chain in [&self.queue, &self.keys, &self.versions] {
+            pages
+                .pieces(chain)
+                .for_each(|piece| into.extend_from_slice(piece));
+        }
+    }
+
+    /// What [`Self::copy_to`] has written into `bytes`.
+    pub(super) fn packed<'a>(&self, bytes: &'a [u8]) -> Packed<'a> {
+        let (queue, rest) = bytes.split_at(self.queue.size());
+        let (keys, versions) = rest.split_at(self.keys.size());
+        Packed {
+            queue,
+            keys,
+            versions,
+        }
     }
 
     /// The transaction is on its way; the replies given here stay until its own has come.
-    pub(super) fn sent(&mut self) {
-        *self = Self {
-            splices: core::mem::take(&mut self.splices),
-            ..Self::default()
-        };
+    pub(super) fn sent(&mut self, pages: &mut Pages) {
+        pages.clear(&mut self.queue);
+        self.open = false;
+        self.aborted = false;
+        self.count = 0;
+        self.unwatch(pages);
     }
 
-    /// Takes the local commands' replies out.
-    pub(super) fn take_splices(&mut self) -> Vec<Splice> {
-        core::mem::take(&mut self.splices)
+    /// How many commands the gateway answers itself.
+    pub(super) const fn splices(&self) -> usize {
+        self.splice_count
     }
 
-    /// Whether a reply must be composed of the machine's and local ones.
-    pub(super) fn has_splices(&self) -> bool {
-        !self.splices.is_empty()
-    }
-
-    /// Adds a key to watch; its version comes later. False when there are too many.
-    pub(super) fn watch(&mut self, key: &[u8]) -> bool {
-        if self.watches.len() == WATCHES_MAX {
-            return false;
+    /// After how many commands the next of them comes; none when all were taken.
+    pub(super) fn next_splice(&self, pages: &Pages) -> Option<usize> {
+        if self.splices.is_empty() {
+            return None;
         }
-        self.watches.push(Watch {
-            key: key.into(),
-            version: 0,
-        });
-        true
+        let mut place = [0; 4];
+        pages.peek(&self.splices, &mut place);
+        Some(u32::from_le_bytes(place) as usize)
     }
 
-    /// Whether `count` more keys may be watched.
-    pub(super) fn has_room_for(&self, count: usize) -> bool {
-        self.watches.len() + count <= WATCHES_MAX
+    /// Moves the reply to the next of them to the end of `into`.
+    pub(super) fn take_splice(&mut self, pages: &mut Pages, into: &mut Vec<u8>) {
+        let mut head = [0; 8];
+        pages.peek(&self.splices, &mut head);
+        pages.consume(&mut self.splices, head.len());
+        let size = u32::from_le_bytes([head[4], head[5], head[6], head[7]]) as usize;
+        pages.take_into(&mut self.splices, size, into);
+    }
+
+    /// Forgets the replies given here.
+    pub(super) fn drop_splices(&mut self, pages: &mut Pages) {
+        pages.clear(&mut self.splices);
+        self.splice_count = 0;
+    }
+
+    /// Adds a key to watch; its version comes later.
+    pub(super) fn watch(&mut self, key: &[u8], pages: &mut Pages) {
+        let fits = pages.append(&mut self.keys, &(key.len() as u32).to_le_bytes())
+            && pages.append(&mut self.keys, key);
+        assert!(fits, "the room was asked for");
+        self.watched += 1;
+    }
+
+    /// Whether `count` more keys of `size` bytes in all may be watched.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(super) const fn has_room_for(
+        &self,
+        count: usize,
+        size: usize,
+        pages: &Pages,
+    ) -> Result<(), Refused> {
+        if self.watched + count > WATCHES_MAX {
+            return Err(Refused::TooLarge);
+        }
+        // The versions, too, will need room when they come.
+        if (size + 4 * count).div_ceil(PAGE) + VERSION_PAGES > pages.available() {
+            return Err(Refused::NoMemory);
+        }
+        Ok(())
     }
 
     /// The version of the next key has come; none: it could not be had.
-    pub(super) fn versioned(&mut self, version: Option<u64>) {
-        match (version, self.watches.get_mut(self.known)) {
-            (Some(version), Some(watch)) => watch.version = version,
-            _ => self.watch_failed = true,
+    pub(super) fn versioned(&mut self, version: Option<u64>, pages: &mut Pages) {
+        let known = self.known < self.watched
+            && version
+                .is_some_and(|version| pages.append(&mut self.versions, &version.to_le_bytes()));
+        if !known {
+            self.watch_failed = true;
         }
         self.known += 1;
     }
 
     /// Whether versions are still on their way.
-    pub(super) fn is_waiting_for_versions(&self) -> bool {
-        self.known < self.watches.len()
+    pub(super) const fn is_waiting_for_versions(&self) -> bool {
+        self.known < self.watched
     }
 
     /// Whether a watched key's version is not known, so that nothing may be executed.
@@ -187,17 +257,45 @@ impl Transaction {
         self.watch_failed
     }
 
-    /// Keys and versions.
-    pub(super) fn watches(&self) -> impl Iterator<Item = (&[u8], u64)> {
-        self.watches
-            .iter()
-            .map(|watch| (&watch.key[..], watch.version))
-    }
-
     /// `UNWATCH`.
-    pub(super) fn unwatch(&mut self) {
-        self.watches.clear();
+    pub(super) fn unwatch(&mut self, pages: &mut Pages) {
+        pages.clear(&mut self.keys);
+        pages.clear(&mut self.versions);
+        self.watched = 0;
         self.known = 0;
         self.watch_failed = false;
     }
+}
+
+/// Pages that the versions of all watched keys need.
+const VERSION_PAGES: usize = (8 * WATCHES_MAX).div_ceil(PAGE);
+
+/// A transaction's commands, keys and versions, each in one piece.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Packed<'a> {
+    queue: &'a [u8],
+    keys: &'a [u8],
+    versions: &'a [u8],
+}
+
+impl<'a> Packed<'a> {
+    /// The packed commands, in order.
+    pub(super) fn queued(self) -> impl Iterator<Item = &'a [u8]> {
+        sized(self.queue)
+    }
+
+    /// Keys and versions.
+    pub(super) fn watches(self) -> impl Iterator<Item = (&'a [u8], u64)> {
+        let versions = self.versions.as_chunks::<8>().0.iter();
+        sized(self.keys).zip(versions.map(|version| u64::from_le_bytes(*version)))
+    }
+}
+
+fn sized(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
+    core::iter::from_fn(move || {
+        let (size, tail) = rest.split_first_chunk::<4>()?;
+        let (bytes, tail) = tail.split_at(u32::from_le_bytes(*size) as usize);
+        rest = tail;
+        Some(bytes)
+    })
 }

@@ -58,6 +58,10 @@ fn around<'a>(config: &'a Config, report: &Report) -> Surroundings<'a> {
         memory: 1000,
         progress,
         links: Vec::new(),
+        recovery: RecoveryReport::default(),
+        transfer: None,
+        recovered: None,
+        view_changes: 0,
     }
 }
 
@@ -111,6 +115,84 @@ fn a_backup_that_does_not_hear_its_primary_is_not_ready() {
         reason.contains("has not heard from the primary R0"),
         "{reason}"
     );
+}
+
+#[test]
+fn a_recovering_replica_says_how_far_it_is() {
+    let config = config(1);
+    let mut report = healthy(1);
+    report.status = PeerStatus::Recovering;
+    let asking = Surroundings {
+        recovery: RecoveryReport {
+            phase: RecoveryPhase::Asking,
+            replies: 1,
+            needed: 2,
+            since: Instant::from_nanos(NOW.as_nanos() - 250_000_000),
+            ..RecoveryReport::default()
+        },
+        ..around(&config, &report)
+    };
+    let reason = readiness(&report, &asking).expect_err("it does not take part");
+    assert_eq!(reason, "recovering: 1 of 2 replicas have answered");
+    let told = status(&report, &asking).recovery.expect("it recovers");
+    assert_eq!((told.phase.as_str(), told.target_op), ("asking", None));
+    assert!((told.seconds - 0.25).abs() < 1e-9, "{told:?}");
+    let restoring = Surroundings {
+        recovery: RecoveryReport {
+            phase: RecoveryPhase::Restoring,
+            target: Op::new(90),
+            held: Op::new(30),
+            ..asking.recovery
+        },
+        ..asking
+    };
+    let reason = readiness(&report, &restoring).expect_err("it does not take part");
+    assert_eq!(reason, "recovering: holds op 30 of 90");
+    let fetching = Surroundings {
+        transfer: Some(TransferReport {
+            donor: ReplicaIndex::new(2),
+            pass: 1,
+            held: false,
+            chunks: Some(64),
+            looked_at: 16,
+            taken: 8,
+            bytes: 512 << 10,
+            elapsed: Duration::from_millis(20),
+        }),
+        ..restoring
+    };
+    let reason = readiness(&report, &fetching).expect_err("it does not take part");
+    for part in ["16 of 64 chunks", "from R2", "512 KiB"] {
+        assert!(reason.contains(part), "{reason}");
+    }
+    let told = status(&report, &fetching).recovery.expect("it recovers");
+    assert_eq!(told.transfer.map(|transfer| transfer.donor), Some(2));
+}
+
+#[test]
+fn a_lost_quorum_is_said_first_by_whoever_notices() {
+    for status_now in [
+        PeerStatus::Normal,
+        PeerStatus::ViewChange,
+        PeerStatus::Recovering,
+    ] {
+        let config = config(1);
+        let mut report = healthy(1);
+        report.status = status_now;
+        let lost = Surroundings {
+            recovery: RecoveryReport {
+                quorum_lost: true,
+                ..RecoveryReport::default()
+            },
+            ..around(&config, &report)
+        };
+        let reason = readiness(&report, &lost).expect_err("nothing is served");
+        assert!(
+            reason.starts_with("QUORUM_LOST: fewer than 2 of 3"),
+            "{reason}"
+        );
+        assert!(status(&report, &lost).quorum_lost);
+    }
 }
 
 #[test]

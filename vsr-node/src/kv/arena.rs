@@ -12,8 +12,8 @@ use bytemuck::{AnyBitPattern, NoUninit};
 /// one changed byte does not cost more than a frame.
 pub(super) const CHUNK_SIZE: usize = 64 * 1024;
 
-/// Marks a chunk that an image being installed has not brought yet.
-const MISSING: u64 = u64::MAX;
+/// Marks a chunk that an image being installed has brought.
+const BROUGHT: u64 = u64::MAX;
 
 /// See the module.
 #[derive(Debug)]
@@ -101,16 +101,26 @@ impl Arena {
         self.changed[chunk]
     }
 
-    pub(super) fn expect_chunks(&mut self, chunks: usize) {
-        self.changed[..chunks].fill(MISSING);
+    /// Writes a chunk of an image.
+    pub(super) fn bring(&mut self, chunk: usize, bytes: &[u8]) {
+        let start = chunk * CHUNK_SIZE;
+        self.bytes[start..start + bytes.len()].copy_from_slice(bytes);
+        self.changed[chunk] = BROUGHT;
     }
 
-    pub(super) fn is_missing_any(&self, chunks: usize) -> bool {
-        self.changed[..chunks].contains(&MISSING)
+    /// What was brought changed at `op` at the latest; what was not is as it was.
+    pub(super) fn brought_at(&mut self, op: u64) {
+        for changed in &mut self.changed {
+            if *changed == BROUGHT {
+                *changed = op;
+            }
+        }
+        self.op = op;
     }
 
     pub(super) fn all_changed_at(&mut self, op: u64) {
         self.changed.fill(op);
+        self.op = op;
     }
 
     /// Flips a bit without telling anybody: what the tests call a cosmic ray.

@@ -112,6 +112,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> OperationBuilder<B> {
         self.count == 0
     }
 
+    /// How many arguments the open entry, or else the last one, has.
+    #[must_use]
+    pub const fn argc(&self) -> u16 {
+        self.argc
+    }
+
     /// The bytes left for further entries.
     #[must_use]
     pub fn room(&self) -> usize {

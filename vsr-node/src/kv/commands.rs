@@ -110,6 +110,17 @@ pub enum Opcode {
     Version = 101,
 }
 
+/// How large the reply to a command may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplySize {
+    /// At most 256 bytes, like every error.
+    Short,
+    /// As large as a reply may be.
+    Large,
+    /// The same, and with replies inside, which RESP2 may write with more bytes.
+    Nested,
+}
+
 impl Opcode {
     /// The opcode of a byte, or `None` when there is no such opcode.
     #[must_use]
@@ -180,6 +191,25 @@ impl Opcode {
             Self::Exec => false,
             Self::Version => true,
             other => other.spec().flags.contains(Flags::READONLY),
+        }
+    }
+
+    /// How large the reply to this command with `argc` arguments may be.
+    #[must_use]
+    pub const fn reply_size(self, argc: u16) -> ReplySize {
+        match self {
+            Self::MGet | Self::Scan | Self::Keys | Self::Exec => ReplySize::Nested,
+            Self::Set if argc <= 2 => ReplySize::Short,
+            Self::Get
+            | Self::Set
+            | Self::GetSet
+            | Self::GetDel
+            | Self::GetEx
+            | Self::GetRange
+            | Self::SubStr
+            | Self::RandomKey
+            | Self::IncrByFloat => ReplySize::Large,
+            _ => ReplySize::Short,
         }
     }
 

@@ -83,7 +83,7 @@ impl Store {
                 if place.is_none() {
                     break;
                 }
-                if budget == 0 {
+                if budget == 0 || self.is_spent() {
                     return;
                 }
                 budget -= 1;

@@ -4,11 +4,13 @@
 //! stars then takes exponential time. Going back to the last star only gives the same answers (an
 //! earlier star could only give away what the last one can take) in at most pattern times text steps.
 
-/// Whether `text` matches `pattern`.
-pub(super) fn matches(pattern: &[u8], text: &[u8]) -> bool {
+/// Whether `text` matches `pattern`; none when that cannot be said within `steps`, from which the
+/// steps taken are subtracted.
+pub(super) fn matches(pattern: &[u8], text: &[u8], steps: &mut u64) -> Option<bool> {
     let (mut p, mut t) = (0, 0);
     let mut star: Option<(usize, usize)> = None;
     loop {
+        *steps = steps.checked_sub(1)?;
         if p < pattern.len() && pattern[p] == b'*' {
             p += 1;
             star = Some((p, t));
@@ -16,14 +18,14 @@ pub(super) fn matches(pattern: &[u8], text: &[u8]) -> bool {
         }
         if t < text.len() {
             if p < pattern.len()
-                && let Some(next) = one(pattern, p, text[t])
+                && let Some(next) = one(pattern, p, text[t], steps)
             {
                 p = next;
                 t += 1;
                 continue;
             }
         } else if p == pattern.len() {
-            return true;
+            return Some(true);
         }
         // Let the last star take one byte more.
         match star {
@@ -32,24 +34,28 @@ pub(super) fn matches(pattern: &[u8], text: &[u8]) -> bool {
                 t = taken + 1;
                 star = Some((after, t));
             }
-            _ => return false,
+            _ => return Some(false),
         }
     }
 }
 
 /// Matches one byte against the pattern's element at `p`; returns where the next element begins.
-fn one(pattern: &[u8], p: usize, byte: u8) -> Option<usize> {
+fn one(pattern: &[u8], p: usize, byte: u8, steps: &mut u64) -> Option<usize> {
     match pattern[p] {
         b'?' => Some(p + 1),
-        b'[' => class(pattern, p + 1, byte),
+        b'[' => {
+            let (end, next) = class(pattern, p + 1, byte);
+            *steps = steps.saturating_sub((end - p) as u64);
+            next
+        }
         b'\\' if p + 1 < pattern.len() => (pattern[p + 1] == byte).then_some(p + 2),
         literal => (literal == byte).then_some(p + 1),
     }
 }
 
-/// Matches one byte against the class that begins at `p`. As in Redis, a class that is not closed
-/// ends with the pattern.
-fn class(pattern: &[u8], mut p: usize, byte: u8) -> Option<usize> {
+/// Matches one byte against the class that begins at `p`: where the class ends, and the same again if
+/// it matches. As in Redis, a class that is not closed ends with the pattern.
+fn class(pattern: &[u8], mut p: usize, byte: u8) -> (usize, Option<usize>) {
     let negated = pattern.get(p) == Some(&b'^');
     if negated {
         p += 1;
@@ -61,7 +67,7 @@ fn class(pattern: &[u8], mut p: usize, byte: u8) -> Option<usize> {
             found |= pattern[p] == byte;
         } else if pattern[p] == b']' {
             p += 1;
-            return (found != negated).then_some(p);
+            return (p, (found != negated).then_some(p));
         } else if p + 2 < pattern.len() && pattern[p + 1] == b'-' {
             let (low, high) = (
                 pattern[p].min(pattern[p + 2]),
@@ -74,12 +80,16 @@ fn class(pattern: &[u8], mut p: usize, byte: u8) -> Option<usize> {
         }
         p += 1;
     }
-    (found != negated).then_some(p)
+    (p, (found != negated).then_some(p))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn fits(pattern: &[u8], text: &[u8]) -> bool {
+        matches(pattern, text, &mut 100_000_000).expect("enough steps")
+    }
 
     #[test]
     fn patterns_match_as_in_redis() {
@@ -117,7 +127,7 @@ mod tests {
         ];
         for (pattern, text, expected) in table {
             assert_eq!(
-                matches(pattern.as_bytes(), text.as_bytes()),
+                fits(pattern.as_bytes(), text.as_bytes()),
                 expected,
                 "{pattern} {text}"
             );
@@ -130,7 +140,8 @@ mod tests {
             None => text.is_empty(),
             Some(b'*') => (0..=text.len()).any(|skip| naive(&pattern[1..], &text[skip..])),
             Some(_) => text.first().is_some_and(|byte| {
-                one(pattern, 0, *byte).is_some_and(|next| naive(&pattern[next..], &text[1..]))
+                one(pattern, 0, *byte, &mut 1000)
+                    .is_some_and(|next| naive(&pattern[next..], &text[1..]))
             }),
         }
     }
@@ -151,7 +162,7 @@ mod tests {
             };
             let (pattern, text) = (word(b"**?ab[^-]\\"), word(b"ab"));
             assert_eq!(
-                matches(&pattern, &text),
+                fits(&pattern, &text),
                 naive(&pattern, &text),
                 "{pattern:?} {text:?}"
             );
@@ -162,8 +173,18 @@ mod tests {
     fn many_stars_do_not_take_forever() {
         let pattern = b"*a".repeat(200);
         let text = b"a".repeat(20_000);
-        assert!(matches(&pattern, &text));
+        assert!(fits(&pattern, &text));
         let pattern = [b"*a".repeat(200), b"b".to_vec()].concat();
-        assert!(!matches(&pattern, &text));
+        assert!(!fits(&pattern, &text));
+    }
+    #[test]
+    fn a_pattern_that_takes_too_many_steps_is_given_up() {
+        let pattern = [b"*a".repeat(200), b"b".to_vec()].concat();
+        let (text, mut steps) = (b"a".repeat(20_000), 5000);
+        assert_eq!(matches(&pattern, &text, &mut steps), None);
+        let class = [b"[".to_vec(), b"x".repeat(4000), b"]".to_vec()].concat();
+        let (text, mut steps) = (b"x".repeat(10), 5000);
+        assert_eq!(matches(&class.repeat(10), &text, &mut steps), None);
+        assert_eq!(matches(b"a*", b"abc", &mut 10), Some(true));
     }
 }

@@ -14,8 +14,6 @@ use vsr_types::Op;
 #[derive(Debug, Default)]
 pub(super) struct Installing {
     chunks: usize,
-    /// The size of the last chunk, once it has come.
-    last_size: usize,
 }
 
 /// Where the scrubber is: outside the state, because replicas need not scrub in step.
@@ -41,40 +39,33 @@ impl Store {
         size
     }
 
-    pub(super) fn begin_image(&mut self, chunks: u64) -> Result<Installing, ImageError> {
+    /// What is not brought stays as it is: an image may be given as what changed since this state. The
+    /// number of chunks may change while they come.
+    pub(super) fn begin_image(&self, chunks: u64) -> Result<Installing, ImageError> {
         let most = self.arena.size().div_ceil(CHUNK_SIZE);
         let chunks = usize::try_from(chunks)
             .ok()
             .filter(|chunks| *chunks <= most)
             .ok_or(ImageError::TooLarge)?;
-        self.arena.expect_chunks(chunks);
-        Ok(Installing {
-            chunks,
-            last_size: 0,
-        })
+        Ok(Installing { chunks })
     }
 
+    /// Any chunk may be short: the last of the image is, and which one that is may still change. The
+    /// image says itself where it ends.
     pub(super) fn put_chunk(
         &mut self,
-        installing: &mut Installing,
+        installing: &Installing,
         chunk: u64,
         bytes: &[u8],
     ) -> Result<(), ImageError> {
         let chunk = usize::try_from(chunk).map_err(|_| ImageError::BadChunk)?;
         let start = chunk.saturating_mul(CHUNK_SIZE);
-        let is_last = chunk.saturating_add(1) == installing.chunks;
-        let fits = bytes.len() == CHUNK_SIZE || (is_last && bytes.len() < CHUNK_SIZE);
+        let fits = (1..=CHUNK_SIZE).contains(&bytes.len());
         let inside = chunk < installing.chunks && start + bytes.len() <= self.arena.size();
-        if !fits || !inside || bytes.is_empty() {
+        if !fits || !inside {
             return Err(ImageError::BadChunk);
         }
-        if is_last {
-            installing.last_size = bytes.len();
-        }
-        self.arena.begin_op(0);
-        self.arena
-            .bytes_mut(start, bytes.len())
-            .copy_from_slice(bytes);
+        self.arena.bring(chunk, bytes);
         Ok(())
     }
 
@@ -85,19 +76,17 @@ impl Store {
         at: Op,
     ) -> Result<(), ImageError> {
         let outcome = self.take_image(installing);
-        if outcome.is_err() {
-            self.reset();
+        match outcome {
+            Ok(()) => self.arena.brought_at(at.raw()),
+            Err(_) => {
+                self.reset();
+                self.arena.all_changed_at(at.raw());
+            }
         }
-        self.arena.all_changed_at(at.raw());
-        self.arena.begin_op(at.raw());
         outcome
     }
 
     fn take_image(&mut self, installing: &Installing) -> Result<(), ImageError> {
-        if installing.chunks == 0 || self.arena.is_missing_any(installing.chunks) {
-            return Err(ImageError::Invalid);
-        }
-        let size = (installing.chunks - 1) * CHUNK_SIZE + installing.last_size;
         let globals: Globals = self.arena.read(0);
         if globals.magic != MAGIC || globals.limit as usize != self.arena.size() {
             return Err(ImageError::Invalid);
@@ -107,7 +96,9 @@ impl Store {
         let consistent = globals.capacity == empty.capacity
             && (BUCKETS_MIN..=empty.capacity).contains(&globals.buckets)
             && globals.heap_end >= empty.heap_end
-            && end.and_then(|end| end.checked_mul(GRANULE)) == Some(size);
+            && end
+                .and_then(|end| end.checked_mul(GRANULE))
+                .is_some_and(|size| size.div_ceil(CHUNK_SIZE) == installing.chunks);
         if !consistent {
             return Err(ImageError::Invalid);
         }

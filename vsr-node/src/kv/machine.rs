@@ -155,6 +155,7 @@ impl StateMachine for KvMachine {
         let before = store.globals;
         let moment = Moment::of(at);
         store.arena.begin_op(at.stamp.op.raw());
+        store.begin_work();
         if store.globals.seed == 0 {
             store.seed(at.client.raw(), at.timestamp.as_nanos());
         }
@@ -200,7 +201,7 @@ impl StateMachine for KvMachine {
     }
 
     fn image_put(&mut self, chunk: u64, bytes: &[u8]) -> Result<(), ImageError> {
-        let installing = self.installing.as_mut().ok_or(ImageError::BadChunk)?;
+        let installing = self.installing.as_ref().ok_or(ImageError::BadChunk)?;
         self.store.put_chunk(installing, chunk, bytes)
     }
 

@@ -41,8 +41,9 @@ mod store;
 mod table;
 #[cfg(test)]
 mod tests;
+mod work;
 
 pub use codec::{Entries, Entry, Full, Malformed, OperationBuilder, ReplyReader, Watches};
-pub use commands::{CommandSpec, Flags, Handler, Local, Opcode, commands, lookup};
+pub use commands::{CommandSpec, Flags, Handler, Local, Opcode, ReplySize, commands, lookup};
 pub use execute::{REPLY_BUFFER_MIN, STRING_SIZE_MAX};
 pub use machine::{KvMachine, KvReport, MEMORY_MAX, MEMORY_MIN, REFUSED_MALFORMED};

@@ -26,6 +26,12 @@ pub(super) const GT_LT_INCOMPATIBLE: Text =
 pub(super) const MALFORMED: Text = "ERR Protocol error: malformed operation";
 pub(super) const NOT_A_QUERY: Text = "ERR this command may write and cannot be a query";
 pub(super) const REPLY_TOO_LARGE: Text = "ERR reply too large";
+pub(super) const TOO_MUCH_WORK: Text =
+    "ERR too much work for one step of the cluster: name fewer keys or smaller values";
+pub(super) const TOO_MANY_KEYS: Text =
+    "ERR KEYS would look at more keys than one step of the cluster may; use SCAN";
+pub(super) const PATTERN_TOO_SLOW: Text =
+    "ERR the pattern takes more steps than one step of the cluster may";
 pub(super) const TRANSACTION_TOO_LARGE: Text = "ERR transaction too large for one reply";
 
 /// The bytes of [`REPLY_TOO_LARGE`] on the wire.

@@ -11,6 +11,7 @@ use super::layout::{
     BODY_AT, BUCKET_SIZE, Body, CHECKSUM_AT, Globals, KEY_AT, LINKS_AT, Links, Place, TABLE_AT,
 };
 use bytemuck::Zeroable;
+use std::cell::Cell;
 use vsr_types::{Digest, checksum};
 
 /// A place in the arena, in bytes, where something is not as it was written.
@@ -68,6 +69,8 @@ impl<'a> Edit<'a> {
 pub(super) struct Store {
     pub(super) arena: Arena,
     pub(super) globals: Globals,
+    /// What the operation that is executed has done so far; no part of the state.
+    pub(super) work: Cell<u64>,
 }
 
 impl Store {
@@ -75,6 +78,7 @@ impl Store {
         let mut store = Self {
             arena: Arena::new(size),
             globals: Globals::empty(size),
+            work: Cell::new(0),
         };
         store.sync();
         store
@@ -94,6 +98,7 @@ impl Store {
     /// again, and time does not go back. Costs a write of the buckets in use.
     pub(super) fn clear(&mut self) {
         let used = self.globals.buckets as usize * BUCKET_SIZE;
+        self.charge(self.globals.buckets);
         let kept = Globals {
             seed: self.globals.seed,
             version: self.globals.version,
@@ -168,6 +173,7 @@ impl Store {
         if block.is_free() || room.is_none_or(|room| size > room) || end > self.arena.size() {
             return Err(damage);
         }
+        self.charge_entry(size);
         let covered = self
             .arena
             .bytes(place.at() + BODY_AT, size_of::<Body>() + size);
@@ -368,6 +374,7 @@ impl Store {
     fn seal_entry(&mut self, place: Place, body: Body) {
         let key_size = body.key_size as usize;
         let size = key_size + body.value_size as usize;
+        self.charge_entry(size);
         self.arena.write(place.at() + BODY_AT, &body);
         let covered = self
             .arena

@@ -17,6 +17,7 @@
 use super::digest;
 use super::layout::{BODY_AT, BUCKET_SIZE, Body, Bucket, KEY_AT, Links, Place, TABLE_AT};
 use super::store::{Damage, Entry, Found, Store};
+use super::work::FIND;
 use bytemuck::Zeroable;
 
 impl Store {
@@ -124,6 +125,7 @@ impl Store {
     /// Looks for a key.
     #[inline]
     pub(super) fn find(&self, key: &[u8]) -> Found {
+        self.charge(FIND);
         let hash = digest::of_key(key, self.globals.seed);
         let mut found = Found {
             place: self.bucket(self.index_of(hash)),
@@ -139,6 +141,16 @@ impl Store {
             found.place = links.next;
         }
         found
+    }
+
+    /// The size of the value under a key, also of one that is due, as it stands there.
+    pub(super) fn peek_size(&self, key: &[u8]) -> usize {
+        let place = self.find(key).place;
+        if place.is_none() {
+            return 0;
+        }
+        let body: Body = self.arena.read(place.at() + BODY_AT);
+        body.value_size as usize
     }
 
     fn has_key(&self, place: Place, key: &[u8]) -> bool {

@@ -10,3 +10,4 @@ mod model;
 mod support;
 mod transactions;
 mod transcript;
+mod work;

@@ -131,6 +131,23 @@ impl Args {
         }
     }
 
+    /// No arguments, and room for `count` and for the longest inline command: nothing is allocated
+    /// later.
+    #[must_use]
+    pub fn with_capacity(count: usize) -> Self {
+        Self {
+            spans: Vec::with_capacity(count),
+            words: Vec::with_capacity(LINE_MAX),
+            inline: false,
+        }
+    }
+
+    /// What [`Self::with_capacity`] allocates, in bytes.
+    #[must_use]
+    pub const fn memory(count: usize) -> usize {
+        count * size_of::<Span>() + LINE_MAX
+    }
+
     /// How many there are, the command's name included.
     #[must_use]
     pub fn len(&self) -> usize {

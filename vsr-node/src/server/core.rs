@@ -15,12 +15,12 @@ use vsr_consensus::{Input, Replica, StateMachine};
 use vsr_net::Ingress;
 use vsr_net::handshake::{Identity, Refusal};
 use vsr_types::message::{
-    self, Command, Inspect, InspectReply, LinkKind, Ping, Pong, QueryReply, Refuse, RefuseReason,
-    Reject,
+    self, Command, Inspect, InspectReply, LinkKind, PeerStatus, Ping, Pong, QueryReply, Refuse,
+    RefuseReason, Reject,
 };
 use vsr_types::{
-    ClientId, Digest, Frame, FrameError, Header, Incarnation, MemberId, Nonce, Now, ReplicaIndex,
-    Timestamp, limits,
+    ClientId, Digest, Frame, FrameError, Header, MemberId, Nonce, Now, ReplicaIndex, Timestamp,
+    View, limits,
 };
 
 use super::links::{Links, Source};
@@ -152,7 +152,10 @@ impl<S: StateMachine> Core<S> {
         let count = buffer.filled().len();
         ingress.filled(count);
         if let Source::Peer(peer) = source {
-            self.links.peers[usize::from(peer)].heard = Instant::now();
+            self.links.counters.peer_bytes_received += count as u64;
+            let peer = &mut self.links.peers[usize::from(peer)];
+            peer.heard = Instant::now();
+            peer.news.raise();
         }
         Poll::Ready(Ok(count))
     }
@@ -195,7 +198,10 @@ impl<S: StateMachine> Core<S> {
             };
             match frame.command() {
                 Command::Reply | Command::Reject | Command::QueryReply => {
-                    if let Some(client) = addressee(&frame) {
+                    // Clients know nothing of lives, so what a former one says ends here (R0.1).
+                    if frame.header().incarnation() < links.newest[peer.as_usize()] {
+                        links.counters.frames_stale += 1;
+                    } else if let Some(client) = addressee(&frame) {
                         links.route_back(client, bytes);
                     }
                 }
@@ -205,13 +211,17 @@ impl<S: StateMachine> Core<S> {
                     return Visit::Close("it sent what no peer sends".to_owned());
                 }
                 command => {
-                    if matches!(command, Command::Ping | Command::Pong) {
-                        note_incarnation(links, peer, frame.header(), replica.cluster());
-                    }
+                    let is_of_itself = matches!(command, Command::Ping | Command::Pong)
+                        && frame.header().replica() == peer;
+                    let (life, theirs) = (frame.header().incarnation(), frame.header().cluster());
                     if let Some(client) = asker(&frame) {
                         links.heard_client(client);
                     }
-                    replica.step(now, Input::Message(frame), links);
+                    let outcome = replica.step(now, Input::Message(frame), links);
+                    let is_ours = !theirs.is_zero() && theirs == replica.cluster();
+                    if is_of_itself && is_ours && outcome.dropped.is_none() {
+                        links.believed(peer, life);
+                    }
                 }
             }
         }
@@ -262,7 +272,10 @@ impl<S: StateMachine> Core<S> {
                     }
                     replica.step(now, Input::Message(frame), links);
                 }
-                (LinkKind::Tool, Command::InitPropose | Command::InitCommit) => {
+                (
+                    LinkKind::Tool,
+                    Command::InitPropose | Command::InitCommit | Command::HandOver,
+                ) => {
                     replica.step(now, Input::Message(frame), links);
                 }
                 (LinkKind::Tool, Command::Inspect) => {
@@ -339,33 +352,60 @@ impl<S: StateMachine> Core<S> {
             vsr_consensus::Outbox::sender(&mut self.links, &header, body.as_bytes());
     }
 
-    /// A handshake showed this life of a peer.
-    pub(super) fn saw_peer(&mut self, peer: ReplicaIndex, header: &Header) {
-        note_incarnation(&mut self.links, peer, header, self.replica.cluster());
+    /// Asks whoever holds the link to `peer` to give a sign, and returns the connection's generation.
+    pub(super) fn probe(&mut self, peer: ReplicaIndex) -> u32 {
+        let report = self.replica.report();
+        let mut header = Header::new(Ping {
+            sent_ns: self.clock.now().monotonic.as_nanos(),
+            op: report.op,
+            applied: report.applied,
+            tail: report.tail,
+            status: report.status as u8,
+            reserved: [0; 7],
+        });
+        header.set_cluster(report.cluster);
+        header.set_sender(report.replica, self.member, report.incarnation);
+        header.set_epoch(report.epoch);
+        header.set_view(report.view);
+        let body = bytemuck::bytes_of(&report.digest);
+        header.seal(body);
+        let _: vsr_consensus::Sent =
+            vsr_consensus::Outbox::peer(&mut self.links, peer, &header, body);
+        self.links.peers[peer.as_usize()].out.generation
     }
-}
 
-/// The newest life of a peer, as far as it speaks for itself and for our cluster.
-fn note_incarnation(
-    links: &mut Links,
-    peer: ReplicaIndex,
-    header: &Header,
-    cluster: vsr_types::ClusterId,
-) {
-    if header.replica() == peer && header.cluster() == cluster && !cluster.is_zero() {
-        let newest: &mut Incarnation = &mut links.newest[peer.as_usize()];
-        *newest = (*newest).max(header.incarnation());
+    /// Tells clients over sockets, when the replica has come to another view than the one that was
+    /// told last, so that they need not find out by waiting. Says whether there is something to tell.
+    pub(super) fn announce_view(&mut self, told: &mut View) -> bool {
+        let report = self.replica.report();
+        if report.view == *told || report.status != PeerStatus::Normal {
+            return false;
+        }
+        *told = report.view;
+        for place in 0..self.links.places.len() as u16 {
+            let at = &self.links.places[usize::from(place)];
+            let generation = at.out.generation;
+            if at.kind == LinkKind::Client && at.out.is_up() {
+                self.links.source = Source::Place { place, generation };
+                send_pong(&self.replica, &mut self.links, 0);
+            }
+        }
+        true
     }
 }
 
 /// Answers a client's or tool's ping: that is the node's business, replicas ping only each other.
 fn answer_ping<S: StateMachine>(replica: &Replica<S>, links: &mut Links, frame: &Frame<'_>) {
-    let Some(ping) = frame.fields::<Ping>() else {
-        return;
-    };
+    if let Some(ping) = frame.fields::<Ping>() {
+        send_pong(replica, links, ping.sent_ns);
+    }
+}
+
+/// Says what this replica is to the source of the links.
+fn send_pong<S: StateMachine>(replica: &Replica<S>, links: &mut Links, sent_ns: u64) {
     let report = replica.report();
     let mut header = Header::new(Pong {
-        sent_ns: ping.sent_ns,
+        sent_ns,
         op: report.op,
         applied: report.applied,
         tail: report.tail,

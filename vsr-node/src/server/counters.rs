@@ -24,12 +24,14 @@ macro_rules! counters {
 counters! {
     /// Connections taken from the listener.
     accepted,
-    /// Connections closed because too many had not shaken hands yet.
+    /// Connections closed before they had shaken hands, to make room for newer ones.
     half_open_refused,
     /// Connections that said no hello in time.
     hello_late,
     /// Hellos that were refused.
     hello_refused,
+    /// Connections of a second process for a replica whose first one is connected and answers.
+    peers_twice,
     /// Clients and tools that shook hands.
     clients_welcomed,
     /// Peers that shook hands, whoever dialled.
@@ -42,8 +44,12 @@ counters! {
     links_silent,
     /// Frames received.
     frames_received,
+    /// Bytes received from peers.
+    peer_bytes_received,
     /// Frames that were damaged or of another cluster.
     frames_bad,
+    /// Answers for clients from a life of a replica that has ended.
+    frames_stale,
     /// Frames that this kind of connection may not send.
     frames_unexpected,
     /// Connections closed because the stream could not be followed any further.

@@ -13,12 +13,16 @@ use tokio::time::Instant;
 use vsr_consensus::{Outbox, Sent};
 use vsr_net::{Egress, Flushed};
 use vsr_types::message::LinkKind;
-use vsr_types::{ClientId, Header, Incarnation, ReplicaIndex, limits};
+use vsr_types::{ClientId, Header, Incarnation, MemberId, ReplicaIndex, limits};
 
 use super::counters::{NetCounters, RateLimit};
 use super::inbox::Inbox;
 use super::signal::Signal;
 use super::table::ClientTable;
+
+/// One in so many places is kept for tools, so that an operator can still ask what is wrong when
+/// clients have taken all others.
+const TOOLS_SHARE: usize = 16;
 
 /// One connection, or the place for one.
 #[derive(Debug)]
@@ -70,6 +74,12 @@ impl Out {
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) out: Out,
+    /// The process at the other end of the connection.
+    pub(super) member: MemberId,
+    /// Its life, as far as the replica has believed it; zero while it holds nothing.
+    pub(super) life: Incarnation,
+    /// Raised when something was received and when the connection ends.
+    pub(super) news: Signal,
     pub(super) address: String,
     pub(super) heard: Instant,
     pub(super) connections: u64,
@@ -110,13 +120,15 @@ pub(super) struct Links {
     pub(super) peers: Vec<Peer>,
     pub(super) places: Vec<Place>,
     free: Vec<u16>,
+    /// How many of the places are for tools only.
+    for_tools: usize,
     table: ClientTable<Source>,
     pub(super) inbox: Inbox,
     /// Who sent the message that is being handled.
     pub(super) source: Source,
     dirty: Vec<Target>,
     blocked: Vec<Target>,
-    /// The newest life seen of each replica.
+    /// The newest life of each replica that ours has believed.
     pub(super) newest: [Incarnation; limits::REPLICAS_MAX],
     pub(super) counters: NetCounters,
     pub(super) complaints: RateLimit,
@@ -141,6 +153,9 @@ impl Links {
             } else {
                 sizes.peer_send
             }),
+            member: MemberId::ZERO,
+            life: Incarnation::default(),
+            news: Signal::default(),
             address: address.clone(),
             heard: Instant::now(),
             connections: 0,
@@ -158,6 +173,7 @@ impl Links {
             peers: peers.iter().enumerate().map(peer).collect(),
             places: (0..sizes.connections).map(|_| place()).collect(),
             free: (0..sizes.connections as u16).rev().collect(),
+            for_tools: sizes.connections / TOOLS_SHARE,
             table: ClientTable::new(sizes.clients, seed),
             inbox: Inbox::new(sizes.inbox),
             source: Source::Local,
@@ -185,10 +201,18 @@ impl Links {
         ]
     }
 
-    /// A peer's new connection replaces the one before it.
-    pub(super) fn open_peer(&mut self, peer: ReplicaIndex, socket: OwnedWriteHalf) -> u32 {
+    /// A peer's new connection replaces the one before it, with everything that was queued for that.
+    pub(super) fn open_peer(
+        &mut self,
+        peer: ReplicaIndex,
+        member: MemberId,
+        socket: OwnedWriteHalf,
+    ) -> u32 {
         let peer = &mut self.peers[peer.as_usize()];
+        peer.member = member;
+        peer.life = Incarnation::default();
         peer.heard = Instant::now();
+        peer.news.raise();
         peer.connections += 1;
         peer.last_error = None;
         self.counters.peers_welcomed += 1;
@@ -200,14 +224,36 @@ impl Links {
         let peer = &mut self.peers[peer.as_usize()];
         if peer.out.generation == generation && peer.out.is_up() {
             peer.out.close();
+            peer.news.raise();
             peer.last_error = Some(why.to_owned());
             self.counters.links_lost += 1;
         }
     }
 
+    /// The replica has believed a message of this life of a peer, received over the peer's link.
+    pub(super) fn believed(&mut self, peer: ReplicaIndex, life: Incarnation) {
+        let newest = &mut self.newest[peer.as_usize()];
+        *newest = (*newest).max(life);
+        self.peers[peer.as_usize()].life = life;
+    }
+
+    /// Whether a connection of this process and life may take the peer's link without asking: nobody
+    /// has it, or the process itself has, or it is the life that is believed and the other is not.
+    pub(super) fn may_take(&self, peer: ReplicaIndex, member: MemberId, life: Incarnation) -> bool {
+        let at = peer.as_usize();
+        let (holder, newest) = (&self.peers[at], self.newest[at]);
+        let is_believed = life != Incarnation::default() && life == newest;
+        !holder.out.is_up() || holder.member == member || (is_believed && holder.life < newest)
+    }
+
     /// Whether a client or tool may still come in.
-    pub(super) const fn has_place(&self) -> bool {
-        !self.free.is_empty()
+    pub(super) fn has_place(&self, kind: LinkKind) -> bool {
+        let reserved = if kind == LinkKind::Tool {
+            0
+        } else {
+            self.for_tools
+        };
+        self.free.len() > reserved
     }
 
     /// Takes a place for a client's or tool's connection.

@@ -39,11 +39,11 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, spawn_local};
-use vsr_consensus::{Boot, HaltReason, Outbox, Replica, Report, StateMachine};
+use vsr_consensus::{Boot, HaltReason, Input, Outbox, Replica, Report, StateMachine};
 use vsr_net::handshake::{Refusal, cluster_name_digest, configuration_digest};
 use vsr_net::{Ingress, READ_SIZE_MAX};
 use vsr_types::message::{InspectTopic, RefuseReason};
-use vsr_types::{ClientId, ClusterId, Frame, FrameError, ReplicaIndex, limits};
+use vsr_types::{ClientId, ClusterId, Frame, FrameError, ReplicaIndex, View, limits};
 
 use self::core::{Clock, Core};
 use links::{Links, Sizes, Source};
@@ -64,9 +64,12 @@ pub struct ServerConfig {
     pub listen: String,
     /// How many clients are remembered with where they were heard from.
     pub clients_max: usize,
-    /// How many native clients and tools may be connected at once.
+    /// How many native clients and tools may be connected at once; one in sixteen places is for tools
+    /// only. Peers need none of them.
     pub connections_max: usize,
-    /// How many connections may be open that have not shaken hands.
+    /// How many connections may be open that have not shaken hands. When there are more, the oldest
+    /// make room: whoever belongs here says hello at once, so that nobody who stays silent keeps a peer
+    /// out.
     pub half_open_max: usize,
     /// How long a handshake may take, dialled or accepted.
     pub handshake_timeout: Duration,
@@ -220,6 +223,11 @@ pub trait LocalClient {
     /// A `Reply`, `Reject` or `QueryReply` for it. Called by the turn task with nothing borrowed, so
     /// it may call [`Server::submit`].
     fn on_frame(&self, frame: &Frame<'_>);
+
+    /// The replica is normal in another view than before. What this client has in flight may be lost
+    /// with the former primary: sending it again now, the same bytes, is sooner than at the next retry.
+    /// Called as [`Self::on_frame`] is.
+    fn on_view(&self, _view: View) {}
 }
 
 /// Answers a tool's question: topic and argument in, JSON out; or, as an error, JSON that says why
@@ -254,6 +262,8 @@ struct Shared<S> {
     /// Calls the task that looks for more for a moment.
     spin: Signal,
     turns: Cell<u64>,
+    /// The view that clients were told of last, for whoever waits for another.
+    view_told: watch::Sender<View>,
     locals: RefCell<BTreeMap<ClientId, Rc<dyn LocalClient>>>,
     inspector: RefCell<Option<Rc<Inspector>>>,
     tasks: RefCell<Vec<AbortHandle>>,
@@ -398,6 +408,7 @@ impl<S: StateMachine + 'static> Server<S> {
             turn: Signal::default(),
             spin: Signal::default(),
             turns: Cell::new(0),
+            view_told: watch::Sender::new(View::ZERO),
             locals: RefCell::default(),
             inspector: RefCell::default(),
             tasks: RefCell::default(),
@@ -533,6 +544,24 @@ impl<S: StateMachine + 'static> Server<S> {
         reason.ok().flatten().unwrap_or(StopReason::Asked)
     }
 
+    /// The replica is about to go: a primary begins to hand over, so that nobody waits for a time-out
+    /// (N25). [`Self::views`] says when another one leads. It may come to nothing, for example because
+    /// no backup is up: asking again does no harm.
+    pub fn leave(&self) {
+        {
+            let core = &mut *self.shared.core.borrow_mut();
+            let now = core.clock.now();
+            core.replica.step(now, Input::Leave, &mut core.links);
+        }
+        self.shared.turn.raise();
+    }
+
+    /// The view that this replica was normal in last, and every one that it comes to.
+    #[must_use]
+    pub fn views(&self) -> watch::Receiver<View> {
+        self.shared.view_told.subscribe()
+    }
+
     /// Closes all connections and ends all tasks.
     pub fn stop(&self) {
         self.shared.stop(StopReason::Asked);
@@ -549,6 +578,8 @@ fn shared_settings<S: StateMachine>(config: &ServerConfig, machine: &S) -> u64 {
         consensus.sessions as u64,
         consensus.reply_bytes as u64,
         consensus.batch_size_max as u64,
+        // The length of what may be undecided in a view change (R2.1, R5.5).
+        consensus.pipeline as u64,
         consensus.op_max,
         consensus.digest_period.as_nanos() as u64,
         (start >> 64) as u64,

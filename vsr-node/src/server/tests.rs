@@ -1,6 +1,8 @@
 //! Clusters on loopback, in one thread, with a state machine that adds numbers.
 
+mod adder;
 mod bad_input;
+mod links;
 
 use super::*;
 
@@ -8,79 +10,16 @@ use std::cell::RefCell as Cells;
 use std::future::{Future, poll_fn};
 use std::task::Poll;
 
+use adder::{Adder, boot};
 use bytemuck::Zeroable;
 use tokio::task::LocalSet;
-use vsr_consensus::{Context, ImageError, Scrub, Settings};
+use vsr_consensus::Settings;
 use vsr_net::handshake::Identity;
 use vsr_net::{Client, ClientError, ClientOptions, Connection, Tool, init};
 use vsr_types::message::{self, LinkKind, PeerStatus};
 use vsr_types::{
-    Digest, Epoch, HEADER_SIZE, Header, MemberId, Nonce, Op, Operation, RequestHeader,
-    RequestNumber, SessionNumber,
+    Epoch, HEADER_SIZE, Header, MemberId, Operation, RequestHeader, RequestNumber, SessionNumber,
 };
-
-/// Adds what it is given, one little-endian number; answers with the sum.
-#[derive(Debug, Default)]
-struct Adder {
-    sum: u64,
-}
-
-impl StateMachine for Adder {
-    fn validate(&self, operation: &[u8]) -> Result<(), vsr_consensus::Refusal> {
-        if operation.len() == 8 {
-            Ok(())
-        } else {
-            Err(vsr_consensus::Refusal { code: 42 })
-        }
-    }
-
-    fn apply(&mut self, _: &Context, operation: &[u8], reply: &mut [u8]) -> usize {
-        let number = u64::from_le_bytes(operation.try_into().expect("validated"));
-        self.sum = self.sum.wrapping_add(number);
-        self.query(&Context::default(), &[], reply)
-    }
-
-    fn query(&self, _: &Context, _: &[u8], reply: &mut [u8]) -> usize {
-        reply[..8].copy_from_slice(&self.sum.to_le_bytes());
-        8
-    }
-
-    fn digest(&self) -> Digest {
-        Digest::new(self.sum.into())
-    }
-
-    fn image_chunks(&self) -> u64 {
-        0
-    }
-
-    fn image_chunk_size(&self) -> usize {
-        8
-    }
-
-    fn image_changed_at(&self, _: u64) -> Op {
-        Op::ZERO
-    }
-
-    fn image_read(&self, _: u64, _: &mut [u8]) -> usize {
-        0
-    }
-
-    fn image_begin(&mut self, _: u64) -> Result<(), ImageError> {
-        Ok(())
-    }
-
-    fn image_put(&mut self, _: u64, _: &[u8]) -> Result<(), ImageError> {
-        Ok(())
-    }
-
-    fn image_finish(&mut self, _: Op) -> Result<(), ImageError> {
-        Ok(())
-    }
-
-    fn scrub(&mut self, _: usize) -> Scrub {
-        Scrub::Clean
-    }
-}
 
 const NAME: &str = "test";
 const WITHIN: Duration = Duration::from_secs(10);
@@ -95,21 +34,14 @@ fn config(replica: u8, endpoints: &[String]) -> ServerConfig {
     settings.journal_slots = 4096;
     settings.journal_bytes = 16 << 20;
     settings.sessions = 64;
+    // However busy this machine is, the first view is the only one.
+    settings.view_timeout = WITHIN;
     let consensus = settings.validate().expect("valid");
     let listen = endpoints[usize::from(replica)].clone();
     let mut config = ServerConfig::new(consensus, NAME.to_owned(), endpoints.to_vec(), listen);
     config.connections_max = 4;
     config.half_open_max = 3;
     config
-}
-
-fn boot(replica: u8) -> Boot {
-    let raw = u128::from(replica) + 1;
-    Boot {
-        member: MemberId::new(raw),
-        nonce: Nonce::new(raw << 64 | 7),
-        seed: raw as u64,
-    }
 }
 
 impl Cluster {
@@ -579,10 +511,11 @@ fn replicas_with_other_shared_settings_do_not_even_connect() {
     let ours = digest(&|_| {}, 0, 0);
     assert_eq!(digest(&|_| {}, 1, 0), ours, "the same on another replica");
     assert_eq!(
-        digest(&|s| s.pipeline = 8, 1, 0),
+        digest(&|s| s.journal_slots *= 2, 1, 0),
         ours,
         "what each may choose"
     );
+    assert_ne!(digest(&|s| s.pipeline = 8, 1, 0), ours);
     assert_ne!(digest(&|s| s.sessions = 65, 1, 0), ours);
     assert_ne!(digest(&|s| s.reply_bytes *= 2, 1, 0), ours);
     assert_ne!(digest(&|s| s.batch_size_max /= 2, 1, 0), ours);

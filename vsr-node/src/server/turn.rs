@@ -106,10 +106,12 @@ fn deliver<S: StateMachine>(shared: &Shared<S>) {
 /// What need not be looked at in every turn.
 fn on_timer<S: StateMachine>(shared: &Shared<S>, check_at: &Cell<Instant>) {
     let halted = shared.core.borrow().replica.report().halted;
-    if let Some(reason @ HaltReason::Divergence { .. }) = halted {
-        // Nothing this replica says can be trusted any more. At the last op it still can (N22).
+    if let Some(reason @ (HaltReason::Divergence { .. } | HaltReason::Superseded)) = halted {
+        // Nothing this replica says can be trusted any more, or another process has its place (R0.2).
+        // At the last op it still can be trusted (N22).
         shared.stop(StopReason::Halted(reason));
     }
+    announce_view(shared);
     let now = Instant::now();
     if now >= check_at.get() {
         // Whoever was stopped (SIGSTOP, a suspended machine) has heard nothing meanwhile, and what was
@@ -120,6 +122,20 @@ fn on_timer<S: StateMachine>(shared: &Shared<S>, check_at: &Cell<Instant>) {
             close_silent_links(shared, now);
         }
     }
+}
+
+/// Tells clients of a new view: what they have in flight may be lost with the primary before (R13).
+fn announce_view<S: StateMachine>(shared: &Shared<S>) {
+    let mut told = *shared.view_told.borrow();
+    if !shared.core.borrow_mut().announce_view(&mut told) {
+        return;
+    }
+    shared.view_told.send_replace(told);
+    let sinks: Vec<_> = shared.locals.borrow().values().cloned().collect();
+    for sink in sinks {
+        sink.on_view(told);
+    }
+    shared.turn.raise();
 }
 
 fn close_silent_links<S: StateMachine>(shared: &Shared<S>, now: Instant) {

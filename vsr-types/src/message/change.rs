@@ -56,7 +56,7 @@ pub struct GetView {
     pub reserved: [u64; 3],
 }
 
-/// See [`Command::IncarnationQuery`]. No body.
+/// See [`Command::IncarnationQuery`]. No body. The header's incarnation is zero: the sender has none yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct IncarnationQuery {
@@ -76,7 +76,8 @@ pub struct IncarnationReply {
     pub reserved: [u64; 3],
 }
 
-/// See [`Command::RecoveryRequest`]. The body is a [`crate::CrashVector`].
+/// See [`Command::RecoveryRequest`]. The body is a [`crate::CrashVector`], in which the sender's entry is
+/// its new incarnation, as in the header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct RecoveryRequest {
@@ -86,26 +87,27 @@ pub struct RecoveryRequest {
     pub reserved: [u64; 3],
 }
 
-/// See [`Command::RecoveryResponse`]. The body is a [`crate::body::Recovery`]; from the primary, the
-/// headers of its log's suffix follow.
+/// See [`Command::RecoveryResponse`]. The body is a [`crate::body::Recovery`], then a
+/// [`crate::body::LogSuffix`], which has headers when it comes from the primary of the header's view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct RecoveryResponse {
     /// The question that this answers.
     pub nonce: Nonce,
-    /// From the primary: its last op. Zero from others.
+    /// The sender's last op. Only the primary's tells how far to recover (R6.5).
     pub op: Op,
-    /// From the primary: the last op it executed.
+    /// The last op it executed.
     pub applied: Op,
-    /// From the primary: the oldest op whose body it holds.
+    /// The oldest op whose body it holds.
     pub tail: Op,
 }
 
-/// See [`Command::RecoveryReject`]. The body is a [`crate::CrashVector`].
+/// See [`Command::RecoveryReject`]. The body is a [`crate::CrashVector`], in which the receiver's entry
+/// is newer than the incarnation it speaks with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct RecoveryReject {
-    /// The question that this answers.
+    /// The question that this answers; zero when it answers a ping of a process that was superseded.
     pub nonce: Nonce,
     /// Zero.
     pub reserved: [u64; 3],

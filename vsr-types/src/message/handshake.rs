@@ -105,7 +105,7 @@ pub enum RefuseReason {
     WrongReplica = 5,
     /// The sender's replica number is not in the list, or is this replica's own.
     BadReplica = 6,
-    /// A newer incarnation of the sender is known.
+    /// Another process of the sender's replica is connected and answers.
     StaleIncarnation = 7,
     /// All connections are taken.
     TooManyConnections = 8,

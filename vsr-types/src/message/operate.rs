@@ -87,6 +87,60 @@ impl InitOutcome {
     }
 }
 
+/// See [`Command::HandOver`]. No body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct HandOver {
+    /// Tells one order from another.
+    pub nonce: Nonce,
+    /// The index of the replica that is to lead.
+    pub target: u64,
+    /// Zero.
+    pub reserved: [u64; 2],
+}
+
+/// See [`Command::HandOverResult`]. No body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct HandOverResult {
+    /// The order that this answers.
+    pub nonce: Nonce,
+    /// A [`HandOverOutcome`].
+    pub outcome: u64,
+    /// The view that the new primary is to start.
+    pub view: u64,
+    /// Zero.
+    pub reserved: u64,
+}
+
+/// What became of the order to hand over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum HandOverOutcome {
+    /// The primary finishes what is in flight and then lets the target take over.
+    Begun = 1,
+    /// The target leads already.
+    AlreadyPrimary = 2,
+    /// The replica that was asked does not lead.
+    NotPrimary = 3,
+    /// The target is no replica of this cluster, is not heard of, or lags.
+    NotFit = 4,
+}
+
+impl HandOverOutcome {
+    /// From the field of [`HandOverResult`].
+    #[must_use]
+    pub const fn from_raw(raw: u64) -> Option<Self> {
+        match raw {
+            1 => Some(Self::Begun),
+            2 => Some(Self::AlreadyPrimary),
+            3 => Some(Self::NotPrimary),
+            4 => Some(Self::NotFit),
+            _ => None,
+        }
+    }
+}
+
 /// See [`Command::Inspect`]. No body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]

@@ -9,6 +9,10 @@ use vsr_types::{Checksum, ClientId, Header, RequestNumber};
 use super::super::fake::FakeCluster;
 use super::*;
 
+fn address(text: &str) -> Option<SocketAddr> {
+    Some(text.parse().expect("an address"))
+}
+
 /// A gateway with a cluster in memory and some clients.
 struct World {
     cluster: Rc<FakeCluster>,
@@ -68,23 +72,30 @@ impl World {
     }
 
     fn connect(&self) -> u32 {
-        self.core(|core| core.accept("10.0.0.1:5".into(), "10.0.0.2:6379".into(), self.now))
+        self.core(|core| core.accept(address("10.0.0.1:5"), address("10.0.0.2:6379"), self.now))
             .expect("there is room")
     }
 
     /// The client sends bytes; the gateway parses what it can, but nothing leaves yet.
     fn send(&self, slot: u32, bytes: impl AsRef<[u8]>) {
-        let mut bytes = bytes.as_ref();
+        let left = self.offer(slot, bytes.as_ref());
+        assert!(left.is_empty(), "the connection takes no more input");
+    }
+
+    /// The client sends bytes as far as they are taken; returns the others.
+    fn offer<'a>(&self, slot: u32, mut bytes: &'a [u8]) -> &'a [u8] {
         while !bytes.is_empty() && self.core(|core| core.interest(slot).read) {
             self.core(|core| {
-                let space = core.read_space(slot);
+                let Some(space) = core.read_space(slot) else {
+                    return;
+                };
                 let count = bytes.len().min(space.len());
                 space[..count].copy_from_slice(&bytes[..count]);
                 bytes = &bytes[count..];
                 core.received(slot, count, self.now);
             });
         }
-        assert!(bytes.is_empty(), "the connection takes no more input");
+        bytes
     }
 
     /// Lets gateway and cluster work until nothing moves any more.
@@ -106,12 +117,11 @@ impl World {
     /// What the client has got so far.
     fn got(&self, slot: u32) -> String {
         self.core(|core| {
-            let text = String::from_utf8_lossy(core.unwritten(slot)).into_owned();
-            let size = core.unwritten(slot).len();
-            if size > 0 {
-                core.written(slot, size, self.now);
+            let bytes: Vec<u8> = core.unwritten(slot).flatten().copied().collect();
+            if !bytes.is_empty() {
+                core.written(slot, bytes.len(), self.now);
             }
-            text
+            String::from_utf8_lossy(&bytes).into_owned()
         })
     }
 
@@ -325,11 +335,18 @@ fn without_an_answer_commands_fail_and_a_late_answer_is_not_mistaken() {
 fn busy_and_not_ready_are_tried_again_and_named_when_it_takes_too_long() {
     let mut world = World::new();
     let a = world.connect();
-    for (reason, code) in [
-        (RejectReason::Busy, "-BUSY "),
-        (RejectReason::NotReady, "-LOADING "),
-        (RejectReason::Halted, "-CLUSTERDOWN "),
+    let (normal, recovering) = (PeerStatus::Normal, PeerStatus::Recovering);
+    for (reason, status, code) in [
+        (RejectReason::Busy, normal, "-BUSY "),
+        (RejectReason::NotReady, recovering, "-LOADING "),
+        (
+            RejectReason::NotReady,
+            PeerStatus::ViewChange,
+            "-CLUSTERDOWN ",
+        ),
+        (RejectReason::Halted, normal, "-CLUSTERDOWN "),
     ] {
+        world.cluster.status.set(status);
         world.cluster.reject.set(Some(reason));
         assert_eq!(world.ask(a, "SET k v\r\n"), "");
         world.cluster.reject.set(None);
@@ -344,6 +361,19 @@ fn busy_and_not_ready_are_tried_again_and_named_when_it_takes_too_long() {
         world.pass(Duration::from_secs(2));
         assert_eq!(world.got(a), "");
     }
+}
+
+#[test]
+fn what_is_in_flight_goes_to_a_new_primary_at_once() {
+    let mut world = World::new();
+    let a = world.connect();
+    assert_eq!(world.ask(a, "INCR n\r\n"), ":1\r\n");
+    world.cluster.lose.set(1);
+    assert_eq!(world.ask(a, "INCR n\r\n"), "", "lost with the last primary");
+    let now = world.now;
+    world.core(|core| core.on_view(0, now));
+    assert_eq!(world.ask(a, ""), ":2\r\n", "no time has passed");
+    assert_eq!(world.cluster.writes(), 2);
 }
 
 #[test]
@@ -443,7 +473,7 @@ fn a_client_that_does_not_read_is_not_served_any_further() {
     let line = format!("ECHO {}\r\n", "x".repeat(100));
     world.send(a, line.repeat(100));
     assert!(!world.core(|core| core.interest(a).read));
-    let unread = world.core(|core| core.unwritten(a).len());
+    let unread = world.core(|core| core.unwritten(a).flatten().count());
     assert!((1000..1300).contains(&unread), "{unread}");
     let mut answers = 0;
     loop {
@@ -478,7 +508,7 @@ fn the_last_connection_too_many_is_refused() {
     let b = world.connect();
     assert!(
         world
-            .core(|core| core.accept(String::new(), String::new(), world.now))
+            .core(|core| core.accept(None, None, world.now))
             .is_none()
     );
     world.core(|core| core.closed(a));
@@ -581,3 +611,4 @@ fn readonly_reads_come_from_this_replica() {
 }
 
 mod conversations;
+mod memory;

@@ -7,10 +7,11 @@ use crate::kv::commands::Opcode;
 use crate::kv::glob;
 use crate::kv::number::{parse_cursor, parse_integer};
 use crate::kv::reply::{
-    DB_RANGE, Failure, INVALID_CURSOR, NO_SUCH_KEY, NOT_AN_INTEGER, Outcome, REPLY_TOO_LARGE,
-    Reply, SAME_OBJECT, SYNTAX,
+    DB_RANGE, Failure, INVALID_CURSOR, NO_SUCH_KEY, NOT_AN_INTEGER, Outcome, PATTERN_TOO_SLOW,
+    REPLY_TOO_LARGE, Reply, SAME_OBJECT, SYNTAX, TOO_MANY_KEYS, TOO_MUCH_WORK,
 };
 use crate::kv::store::Store;
+use crate::kv::work::{BUCKET, KEYS_MAX};
 
 /// Empty buckets that one SCAN may look at beyond the number of keys asked for. A bucket is 8 bytes:
 /// so many are read in a few microseconds, and a nearly empty table is still walked in few calls.
@@ -26,11 +27,15 @@ impl Store {
         let key = entry.argument(0);
         match entry.opcode {
             Opcode::Exists | Opcode::Touch => {
-                let count = entry
-                    .arguments()
-                    .filter(|key| self.get(key, at.now).is_some())
-                    .count();
-                reply.integer(count as i64);
+                let limit = self.work_limit();
+                let mut count = 0;
+                for key in entry.arguments() {
+                    if self.is_past(limit) {
+                        return Err(TOO_MUCH_WORK.into());
+                    }
+                    count += i64::from(self.get(key, at.now).is_some());
+                }
+                reply.integer(count);
             }
             Opcode::Type => {
                 let found = self.get(key, at.now).is_some();
@@ -44,8 +49,8 @@ impl Store {
                 let version = self.get(key, at.now).map_or(0, |found| found.body.version);
                 reply.count(version);
             }
-            Opcode::RandomKey => self.random_key(at, reply),
-            Opcode::Keys => self.keys(at, key, reply),
+            Opcode::RandomKey => return self.random_key(at, reply),
+            Opcode::Keys => return self.keys(at, key, reply),
             Opcode::Scan => return self.scan(at, entry, reply),
             // Everything else is a string command or a write.
             _ => return Err(crate::kv::reply::MALFORMED.into()),
@@ -73,70 +78,99 @@ impl Store {
     }
 
     /// The first live key from a bucket on that (op, index) choose.
-    fn random_key(&self, at: &Moment, reply: &mut Reply<'_>) {
+    fn random_key(&self, at: &Moment, reply: &mut Reply<'_>) -> Outcome {
+        let limit = self.work_limit();
         let buckets = self.globals.buckets;
         let mut left = self.globals.keys;
         for step in 0..buckets {
             if left == 0 {
                 break;
             }
+            if self.is_past(limit) {
+                return Err(TOO_MUCH_WORK.into());
+            }
+            self.charge(BUCKET);
             let index = (at.random % buckets + step) % buckets;
             let mut place = self.bucket(index);
             while !place.is_none() {
                 left -= 1;
                 let entry = self.entry(place);
                 if entry.is_live(at.now) {
-                    return reply.bulk(entry.key);
+                    reply.bulk(entry.key);
+                    return Ok(());
                 }
                 place = self.links(place).next;
             }
         }
         reply.null();
+        Ok(())
     }
 
-    /// Writes the matching live keys of a bucket whose reversed hashes are at or after `from`.
+    /// Writes the matching live keys of a bucket whose reversed hashes are at or after `from`. None
+    /// when that would be more work than is left before `limit`.
     fn bucket_keys(
         &self,
         at: &Moment,
         (index, from): (u64, u32),
         pattern: Option<&[u8]>,
+        limit: u64,
         reply: &mut Reply<'_>,
-    ) -> Walked {
+    ) -> Option<Walked> {
+        self.charge(BUCKET);
         let mut walked = Walked::default();
         let mut place = self.bucket(index);
         while !place.is_none() {
             let entry = self.entry(place);
             let links = self.links(place);
             walked.seen += 1;
-            let wanted = links.hash.reverse_bits() >= from
-                && pattern.is_none_or(|pattern| glob::matches(pattern, entry.key));
-            if wanted && entry.is_live(at.now) {
+            let wanted = links.hash.reverse_bits() >= from && entry.is_live(at.now);
+            if wanted && self.fits_pattern(pattern, entry.key, limit)? {
                 reply.bulk(entry.key);
                 walked.written += 1;
             }
             place = links.next;
         }
-        walked
+        Some(walked)
     }
 
-    fn keys(&self, at: &Moment, pattern: &[u8], reply: &mut Reply<'_>) {
+    fn fits_pattern(&self, pattern: Option<&[u8]>, key: &[u8], limit: u64) -> Option<bool> {
+        let Some(pattern) = pattern else {
+            return Some(true);
+        };
+        let before = self.work_left(limit);
+        let mut left = before;
+        let fits = glob::matches(pattern, key, &mut left);
+        self.charge(before - left);
+        fits
+    }
+
+    fn keys(&self, at: &Moment, pattern: &[u8], reply: &mut Reply<'_>) -> Outcome {
+        if self.globals.keys > KEYS_MAX {
+            return Err(TOO_MANY_KEYS.into());
+        }
+        let limit = self.work_limit();
         let start = reply.begin_list();
         let (mut count, mut seen) = (0, 0);
         for index in 0..self.globals.buckets {
             if seen == self.globals.keys || reply.overflowed() {
                 break;
             }
-            let walked = self.bucket_keys(at, (index, 0), Some(pattern), reply);
+            let walked = self.bucket_keys(at, (index, 0), Some(pattern), limit, reply);
+            let Some(walked) = walked.filter(|_| !self.is_past(limit)) else {
+                return Err(TOO_MANY_KEYS.into());
+            };
             count += walked.written;
             seen += walked.seen;
         }
         reply.end_list(start, count, None);
+        Ok(())
     }
 
     fn scan(&self, at: &Moment, entry: &Entry<'_>, reply: &mut Reply<'_>) -> Outcome {
         let mut arguments = entry.arguments();
         let cursor = parse_cursor(arguments.next().unwrap_or_default()).ok_or(INVALID_CURSOR)?;
         let options = ScanOptions::parse(arguments)?;
+        let limit = self.work_limit();
         let start = reply.begin_list();
         let (mut count, mut seen) = (0, 0);
         let mut buckets = SCAN_BUCKETS.saturating_add(options.count);
@@ -146,10 +180,19 @@ impl Store {
             && buckets > 0
             && seen < options.count
             && options.strings
+            && !self.is_past(limit)
         {
             let mark = reply.used();
             let (index, after) = self.interval(from);
-            let walked = self.bucket_keys(at, (index, from), options.pattern, reply);
+            let walked = self.bucket_keys(at, (index, from), options.pattern, limit, reply);
+            let Some(walked) = walked else {
+                if next == cursor {
+                    return Err(PATTERN_TOO_SLOW.into());
+                }
+                // The next call goes on with this bucket.
+                reply.rewind(mark);
+                break;
+            };
             if reply.overflowed() {
                 if count == 0 {
                     return Err(REPLY_TOO_LARGE.into());
@@ -176,6 +219,9 @@ impl Store {
         entry: &Entry<'_>,
         reply: &mut Reply<'_>,
     ) -> Outcome {
+        if self.weighs_too_much(entry.argc(), entry.arguments()) {
+            return Err(TOO_MUCH_WORK.into());
+        }
         let mut count = 0;
         for key in entry.arguments() {
             let found = self.find(key);

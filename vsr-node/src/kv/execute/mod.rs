@@ -3,7 +3,8 @@
 //! Whether an entry's reply fits is decided before the entry changes anything: reads are tried and
 //! taken back, writes have a bound known in advance. The first entry that does not fit ends the
 //! operation there, and whoever packed it sends the rest again; an entry that can never fit gets an
-//! error instead, so that everybody makes progress.
+//! error instead, so that everybody makes progress. In the same way an operation ends early that has
+//! done as much work as one step may (`kv/work.rs`).
 //!
 //! Commands do the same under `apply` and `query`, through the same functions; `query` takes reads.
 
@@ -122,6 +123,9 @@ impl Store {
             let Some(entry) = entries.next() else {
                 break;
             };
+            if packer.executed > 0 && self.is_spent() {
+                break;
+            }
             let Some(entry) = entry.ok().filter(Entry::is_well_formed) else {
                 packer.commit_error(MALFORMED);
                 break;
@@ -168,7 +172,11 @@ impl Store {
             packer.commit_error(MALFORMED);
             return packer.finish();
         };
+        self.begin_work();
         for entry in entries {
+            if packer.executed > 0 && self.is_spent() {
+                break;
+            }
             let Some(entry) = entry.ok().filter(Entry::is_well_formed) else {
                 packer.commit_error(MALFORMED);
                 break;
@@ -218,7 +226,8 @@ impl Store {
         true
     }
 
-    /// The most bytes that the reply to a write can take.
+    /// The most bytes that the reply to a write can take, to be asked before it is executed: what it
+    /// removes cannot be returned later.
     fn reply_bound(&self, entry: &Entry<'_>) -> usize {
         match entry.opcode {
             Opcode::GetSet | Opcode::GetDel | Opcode::GetEx | Opcode::Set => {

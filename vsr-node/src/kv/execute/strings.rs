@@ -6,7 +6,9 @@ use crate::kv::codec::Entry;
 use crate::kv::commands::Opcode;
 use crate::kv::layout::{Links, Place};
 use crate::kv::number::parse_integer;
-use crate::kv::reply::{NOT_AN_INTEGER, OFFSET_RANGE, OUT_OF_MEMORY, Outcome, Reply, STRING_SIZE};
+use crate::kv::reply::{
+    NOT_AN_INTEGER, OFFSET_RANGE, OUT_OF_MEMORY, Outcome, Reply, STRING_SIZE, TOO_MUCH_WORK,
+};
 use crate::kv::store::{Edit, Found, Store};
 
 impl Store {
@@ -19,6 +21,9 @@ impl Store {
         if entry.opcode == Opcode::MGet {
             reply.array(entry.argc());
             for key in entry.arguments() {
+                if reply.overflowed() {
+                    break;
+                }
                 self.reply_value(at, key, reply);
             }
             return Ok(());
@@ -240,6 +245,9 @@ impl Store {
                 reply.integer(0);
                 return Ok(());
             }
+        }
+        if self.weighs_too_much(entry.argc() / 2, entry.arguments().step_by(2)) {
+            return Err(TOO_MUCH_WORK.into());
         }
         let mut prepared = Place::NONE;
         let mut arguments = entry.arguments();

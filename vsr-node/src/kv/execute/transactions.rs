@@ -5,7 +5,7 @@ use super::Moment;
 use crate::kv::codec::{Entry, Malformed, Watches};
 use crate::kv::commands::Opcode;
 use crate::kv::reply::{
-    MALFORMED, REPLY_TOO_LARGE, Reply, SMALL, TOO_LARGE_SIZE, TRANSACTION_TOO_LARGE,
+    MALFORMED, REPLY_TOO_LARGE, Reply, SMALL, TOO_LARGE_SIZE, TOO_MUCH_WORK, TRANSACTION_TOO_LARGE,
 };
 use crate::kv::store::Store;
 
@@ -93,17 +93,27 @@ impl Store {
             };
             // Every command still to come can at least say that its reply did not fit.
             reply.keep_free((count - index - 1) * TOO_LARGE_SIZE);
-            let start = reply.used();
-            if queued.opcode.is_read() {
-                self.read(at, &queued, reply);
-            } else {
-                self.write(at, &queued, reply);
-            }
-            if reply.overflowed() {
-                reply.rewind(start);
-                reply.error(REPLY_TOO_LARGE);
-            }
+            self.queued(at, &queued, reply);
         }
         reply.keep_free(0);
+    }
+
+    /// Executes one queued command. One that is answered with an error for want of room, or because
+    /// the transaction has done enough work before it, is not executed.
+    fn queued(&mut self, at: &Moment, entry: &Entry<'_>, reply: &mut Reply<'_>) {
+        let start = reply.used();
+        if self.is_spent() {
+            reply.error(TOO_MUCH_WORK);
+        } else if entry.opcode.is_read() {
+            self.read(at, entry, reply);
+        } else if reply.room() < self.reply_bound(entry) {
+            return reply.error(REPLY_TOO_LARGE);
+        } else {
+            self.write(at, entry, reply);
+        }
+        if reply.overflowed() {
+            reply.rewind(start);
+            reply.error(REPLY_TOO_LARGE);
+        }
     }
 }

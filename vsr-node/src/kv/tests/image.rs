@@ -181,10 +181,8 @@ fn chunks_that_do_not_belong_are_refused() {
         machine.image_put(u64::MAX, &good[0]),
         Err(ImageError::BadChunk)
     );
-    assert_eq!(
-        machine.image_put(0, &good[0][1..]),
-        Err(ImageError::BadChunk)
-    );
+    let long = [&good[0][..], &[0]].concat();
+    assert_eq!(machine.image_put(0, &long), Err(ImageError::BadChunk));
     assert_eq!(machine.image_put(0, &[]), Err(ImageError::BadChunk));
     for (index, chunk) in good.iter().enumerate().skip(1) {
         machine.image_put(index as u64, chunk).expect("belongs");
@@ -197,6 +195,102 @@ fn chunks_that_do_not_belong_are_refused() {
     // An image of a machine with another memory is another state.
     let mut other = Fixture::new(16 << 20);
     assert_eq!(install(&mut other, &good, 1), Err(ImageError::Invalid));
+}
+
+/// Puts the chunks that changed after `since`, as they are now; returns how many.
+fn put_changed(donor: &Fixture, receiver: &mut Fixture, since: u64) -> usize {
+    let machine = &donor.machine;
+    receiver
+        .machine
+        .image_begin(machine.image_chunks())
+        .expect("fits");
+    let mut bytes = vec![0; machine.image_chunk_size()];
+    let mut put = 0;
+    for chunk in 0..machine.image_chunks() {
+        if machine.image_changed_at(chunk) > Op::new(since) {
+            let size = machine.image_read(chunk, &mut bytes);
+            receiver
+                .machine
+                .image_put(chunk, &bytes[..size])
+                .expect("belongs");
+            put += 1;
+        }
+    }
+    put
+}
+
+#[test]
+fn what_changed_since_an_old_copy_makes_it_a_new_one() {
+    for seed in 0..6 {
+        let mut donor = busy(seed, 3000);
+        let mut receiver = busy(seed, 3000);
+        let mut random = Random(seed + 40);
+        for round in 0..6 {
+            // From a single change to a state that has shrunk to nothing and grown again.
+            let since = receiver.op;
+            match round {
+                0 => run(&mut donor, &mut random, 1),
+                1 => run(&mut donor, &mut random, 50),
+                2 => {
+                    donor.run("flushall");
+                }
+                _ => run(&mut donor, &mut random, 2000),
+            }
+            let put = put_changed(&donor, &mut receiver, since);
+            if round == 0 {
+                assert!(
+                    put < donor.machine.image_chunks() as usize / 2,
+                    "{put} chunks"
+                );
+            }
+            let at = Op::new(donor.op);
+            receiver.machine.image_finish(at).expect("a state");
+            (receiver.op, receiver.now) = (donor.op, donor.now);
+            assert_identical(&donor.machine, &receiver.machine);
+            assert!(receiver.machine.verify());
+            // And it tells others the truth about what changed.
+            let mut third = busy(seed, 3000);
+            put_changed(&receiver, &mut third, 3000);
+            third.machine.image_finish(at).expect("a state");
+            assert_identical(&donor.machine, &third.machine);
+        }
+    }
+}
+
+#[test]
+fn a_copy_made_while_the_donor_goes_on_needs_only_what_changed_meanwhile() {
+    for seed in 0..4 {
+        let mut donor = busy(seed, 5000);
+        let mut receiver = Fixture::new(8 << 20);
+        let mut random = Random(seed + 9);
+        let mut bytes = vec![0; donor.machine.image_chunk_size()];
+        let mut since = 0;
+        for _ in 0..3 {
+            let began = donor.op;
+            let mut chunk = 0;
+            while chunk < donor.machine.image_chunks() {
+                if donor.machine.image_changed_at(chunk) > Op::new(since) {
+                    let size = donor.machine.image_read(chunk, &mut bytes);
+                    let machine = &mut receiver.machine;
+                    let chunks = donor.machine.image_chunks();
+                    machine.image_begin(chunks).expect("fits");
+                    machine.image_put(chunk, &bytes[..size]).expect("belongs");
+                }
+                chunk += 1;
+                // The state grows and shrinks under the copy.
+                run(&mut donor, &mut random, 7);
+                if random.below(400) == 0 {
+                    donor.run("flushall");
+                }
+            }
+            since = began;
+        }
+        put_changed(&donor, &mut receiver, since);
+        let at = Op::new(donor.op);
+        receiver.machine.image_finish(at).expect("a state");
+        assert_identical(&donor.machine, &receiver.machine);
+        assert!(receiver.machine.verify());
+    }
 }
 
 #[test]

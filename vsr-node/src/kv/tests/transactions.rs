@@ -206,3 +206,21 @@ fn transactions_leave_the_same_bytes_as_their_commands_one_by_one() {
     assert_identical(&a.machine, &b.machine);
     assert!(pack(&[b"dbsize"]).len() == 12);
 }
+
+#[test]
+fn what_reads_and_destroys_is_not_executed_when_its_reply_does_not_fit() {
+    for destroyer in ["getdel b", "getset b new", "getex b px 1", "set b new get"] {
+        let mut fixture = Fixture::new(16 << 20);
+        let (large, value) = (vec![b'a'; 700_000], vec![b'b'; 700_000]);
+        fixture.words(&[b"set", b"a", &large]);
+        fixture.words(&[b"set", b"b", &value]);
+        let reply = text(&fixture.apply(&exec(&[], &["get a", destroyer, "strlen b"])));
+        assert!(
+            reply.ends_with("-ERR reply too large\r\n:700000\r\n"),
+            "{destroyer}: {}",
+            &reply[reply.len().saturating_sub(100)..]
+        );
+        let alone = text(&fixture.apply(&exec(&[], &[destroyer])));
+        assert!(alone.contains("$700000\r\nbbb"), "{destroyer}");
+    }
+}

@@ -112,13 +112,13 @@ async fn half_open_connections_are_bounded_and_places_too() {
         let cluster = Cluster::formed(1).await;
         let endpoint = cluster.endpoints[0].as_str();
         let server = &cluster.servers[0];
+        let mut oldest = TcpStream::connect(endpoint).await.expect("listening");
         let mut silent = Vec::new();
         for _ in 0..3 {
             silent.push(TcpStream::connect(endpoint).await.expect("listening"));
         }
-        until(|| server.net_counters().accepted >= 4).await;
-        let reason = refusal_of(endpoint, &[]).await;
-        assert_eq!(reason, RefuseReason::TooManyConnections);
+        // With the fourth that says nothing the first one's time is over.
+        assert_eq!(oldest.read(&mut [0]).await.expect("closed"), 0);
         assert_eq!(server.net_counters().half_open_refused, 1);
         drop(silent);
         until(|| server.net_counters().hello_late >= 3).await;
@@ -133,13 +133,44 @@ async fn half_open_connections_are_bounded_and_places_too() {
         let refusal = fifth.expect_err("all taken").refusal().expect("told");
         assert_eq!(refusal.reason, RefuseReason::TooManyConnections);
         drop(connections.pop());
-        let is_free = || server.shared.core.borrow().links.has_place();
+        let is_free = || {
+            server
+                .shared
+                .core
+                .borrow()
+                .links
+                .has_place(LinkKind::Client)
+        };
         until(is_free).await;
         assert!(
             Connection::open(endpoint, &identity, LinkKind::Client, WITHIN)
                 .await
                 .is_ok()
         );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn clients_leave_a_place_for_whoever_looks_what_is_wrong() {
+    local(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let endpoint = listener.local_addr().expect("bound").to_string();
+        let mut config = config(0, std::slice::from_ref(&endpoint));
+        config.connections_max = 16;
+        let server = Server::start_on(listener, config, boot(0), Adder::default());
+        let _server = server.expect("starts");
+        let identity = Identity::of_client(None);
+        let open = async |kind| Connection::open(&endpoint, &identity, kind, WITHIN).await;
+        let mut clients = Vec::new();
+        for _ in 0..15 {
+            clients.push(open(LinkKind::Client).await.expect("a place"));
+        }
+        assert!(
+            open(LinkKind::Client).await.is_err(),
+            "the last is not theirs"
+        );
+        assert!(open(LinkKind::Tool).await.is_ok());
     })
     .await;
 }

@@ -1,0 +1,166 @@
+//! The donor's side: chunks out, a bounded number per question, and holding back execution at the end.
+
+use core::time::Duration;
+
+use vsr_types::message::{
+    GetState, NewState, STATE_ALL, STATE_CHUNK, STATE_DONE, STATE_END, STATE_HELD, STATE_LIVE,
+    StateOffer,
+};
+use vsr_types::{Frame, Header, Instant, Op, ReplicaIndex};
+
+use super::super::Replica;
+use super::super::admit::Handled;
+use super::pass::{ANSWER_CHUNKS_MAX, SPAN_MAX};
+use crate::counters::Event;
+use crate::{DropReason, Outbox, Sent, StateMachine};
+
+/// The most bytes of chunks in one answer. A donor reads and checksums so many in a fraction of a
+/// millisecond, so that prepares and acknowledgements hardly wait; three answers in flight stay well
+/// below what a link's send queue holds.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
+/// How long a backup holds back execution at most. Its acknowledgements go on, so clients do not notice;
+/// what waits is bounded by the ring as well.
+const HOLD_MAX: Duration = Duration::from_millis(1000);
+/// And a primary: its clients wait for their replies.
+const HOLD_AT_PRIMARY_MAX: Duration = Duration::from_millis(50);
+
+/// Execution is held back.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Hold {
+    /// For whom.
+    asker: ReplicaIndex,
+    pub(super) until: Instant,
+}
+
+impl<S: StateMachine> Replica<S> {
+    /// Whether execution waits for a transfer to end: as long as the ring has room for what comes
+    /// meanwhile (R8.1).
+    pub(in super::super) fn holds_execution(&self) -> bool {
+        let Some(hold) = self.transfer.hold else {
+            return false;
+        };
+        let waiting = self.op().distance_from(self.applied);
+        self.is_normal()
+            && self.now.monotonic < hold.until
+            && waiting <= self.journal.slots() as u64 / 2
+            && self
+                .journal
+                .room(self.journal.capacity_bytes() / 4, self.applied.next())
+    }
+
+    pub(super) fn end_hold_in_time(&mut self) {
+        if self.transfer.hold.is_some() && !self.holds_execution() {
+            self.transfer.hold = None;
+        }
+    }
+
+    pub(in super::super) fn on_get_state(
+        &mut self,
+        frame: &Frame<'_>,
+        out: &mut impl Outbox,
+    ) -> Handled {
+        let wanted = *frame.fields::<GetState>().ok_or(DropReason::Malformed)?;
+        self.admit_view(frame, out)?;
+        if !self.is_normal() || self.is_transferring() {
+            return Err(DropReason::WrongStatus);
+        }
+        let asker = frame.header().replica();
+        self.end_hold_in_time();
+        match wanted.wish {
+            STATE_DONE => {
+                if self.transfer.hold.is_some_and(|hold| hold.asker == asker) {
+                    self.transfer.hold = None;
+                }
+                return Ok(());
+            }
+            STATE_LIVE => {}
+            STATE_HELD => self.hold_for(asker, &wanted)?,
+            _ => return Err(DropReason::Malformed),
+        }
+        if self.applied < wanted.at_least || self.applied == Op::ZERO {
+            // It has chunks of later states: silence, it will ask again or somebody else.
+            return Err(DropReason::NotYetExecuted);
+        }
+        self.give_state(asker, &wanted, out);
+        Ok(())
+    }
+
+    /// Stops executing for `asker`'s last pass, unless there is a backlog from the last time.
+    fn hold_for(&mut self, asker: ReplicaIndex, wanted: &GetState) -> Handled {
+        if self.transfer.hold.is_some() {
+            // Whoever else asks shares it; it ends when it would have ended.
+            return Ok(());
+        }
+        let backlog = self.commit.min(self.held).distance_from(self.applied);
+        if backlog > self.config.pipeline as u64 || self.applied < wanted.at_least {
+            return Err(DropReason::NotYetExecuted);
+        }
+        let longest = if self.is_primary() {
+            HOLD_AT_PRIMARY_MAX
+        } else {
+            HOLD_MAX
+        };
+        self.transfer.hold = Some(Hold {
+            asker,
+            until: self.now.monotonic.after(longest),
+        });
+        self.counters.count(Event::Holds);
+        Ok(())
+    }
+
+    fn give_state(&mut self, asker: ReplicaIndex, wanted: &GetState, out: &mut impl Outbox) {
+        let session_chunks = self.sessions.image_chunks();
+        let chunks = session_chunks + self.machine.image_chunks();
+        let count = wanted.count.min(SPAN_MAX);
+        let last = wanted.from.saturating_add(u64::from(count)).min(chunks);
+        let mut answer = NewState {
+            question: wanted.question,
+            op: self.applied,
+            chunk: wanted.from,
+            chunks,
+            number: 0,
+            kind: STATE_CHUNK,
+        };
+        let mut buffer = core::mem::take(&mut self.reply_buffer);
+        let mut bytes = 0;
+        while answer.chunk < last && answer.number < ANSWER_CHUNKS_MAX {
+            let (chunk, of_machine) = (answer.chunk, answer.chunk.checked_sub(session_chunks));
+            let changed_at = match of_machine {
+                Some(chunk) => self.machine.image_changed_at(chunk),
+                None => self.sessions.image_changed_at(chunk),
+            };
+            if wanted.since == STATE_ALL || changed_at > wanted.since {
+                let size = match of_machine {
+                    Some(chunk) => self.machine.image_read(chunk, &mut buffer),
+                    None => self.sessions.image_read(chunk, &mut buffer),
+                };
+                if answer.number > 0 && bytes + size > ANSWER_BYTES_MAX {
+                    break;
+                }
+                if self.send(out, asker, answer, &buffer[..size]) == Sent::Dropped {
+                    break;
+                }
+                bytes += size;
+                answer.number += 1;
+                self.counters.count(Event::StateChunksGiven);
+                self.counters.add(Event::StateBytesGiven, size as u64);
+            }
+            answer.chunk += 1;
+        }
+        self.reply_buffer = buffer;
+        answer.kind = STATE_END;
+        let offer = self.state_offer(wanted.wish, session_chunks);
+        let body = offer.as_ref().map_or(&[][..], bytemuck::bytes_of);
+        let _: Sent = self.send(out, asker, answer, body);
+    }
+
+    /// What the chunks of a held answer are the state of.
+    fn state_offer(&self, wish: u32, session_chunks: u64) -> Option<StateOffer> {
+        let header: Header = *self.journal.header(self.applied)?;
+        (wish == STATE_HELD && header.identity() == self.applied_identity).then(|| StateOffer {
+            header,
+            digest: self.digest_now(),
+            session_chunks,
+        })
+    }
+}

@@ -1,0 +1,181 @@
+//! The elect: from a quorum of votes to a view that has started (R5.3 to R5.6).
+
+use vsr_types::limits::REPLICAS_MAX;
+use vsr_types::{Batch, Header, Nonce, Op, ReplicaIndex, View};
+
+use super::super::log_choice::{ChosenLog, Undecided, Without, choose};
+use super::super::{Replica, Status};
+use crate::counters::Event;
+use crate::mutants::Mutant;
+use crate::{DropReason, HaltReason, Outbox, StateMachine};
+
+impl<S: StateMachine> Replica<S> {
+    /// The elect: chooses the log as soon as a quorum of votes agrees on who is alive (R5.3).
+    pub(in crate::replica) fn choose_log(&mut self, out: &mut impl Outbox) {
+        assert!(
+            self.status == Status::ViewChange && self.is_primary(),
+            "only the elect chooses"
+        );
+        if self.change.chosen.is_some() {
+            return;
+        }
+        let anybody = self.is_off(Mutant::InconsistentVotes);
+        let hear_dead = self.is_off(Mutant::HearTheDead);
+        for replica in ReplicaIndex::all(self.config.replicas) {
+            let stored = &mut self.change.votes[replica.as_usize()];
+            let known = self.crash_vector.of(replica);
+            let is_dead = stored.from.is_some_and(|from| from < known)
+                || stored.suffix.crash_vector.of(replica) < known;
+            if stored.from.is_some() && is_dead && !anybody && !hear_dead {
+                self.counters.dropped(DropReason::Inconsistent);
+                stored.from = None;
+            }
+        }
+        let mut headers = core::mem::take(&mut self.change.choice);
+        let chosen = self.chosen_log(&mut headers);
+        match chosen {
+            None => {}
+            Some(Ok(chosen)) => self.take_over(chosen, &headers[..chosen.count], out),
+            Some(Err(Undecided::Op(_))) => self.counters.count(Event::Undecided),
+            Some(Err(Undecided::Contradiction(op))) => {
+                self.enter_halted(HaltReason::Divergence { op });
+            }
+        }
+        self.change.choice = headers;
+    }
+
+    /// The log chosen from the votes at hand; none while they are too few.
+    fn chosen_log(&self, into: &mut [Header]) -> Option<Result<ChosenLog, Undecided>> {
+        let stored = |replica: ReplicaIndex| &self.change.votes[replica.as_usize()];
+        let me = stored(self.me()).vote();
+        let mut votes = [me; REPLICAS_MAX];
+        let mut count = 1;
+        for replica in self
+            .peers()
+            .filter(|&replica| stored(replica).from.is_some())
+        {
+            votes[count] = stored(replica).vote();
+            count += 1;
+        }
+        let quorum = self.config.quorum();
+        let needed = if self.is_off(Mutant::SmallChangeQuorum) {
+            (quorum - 1).max(1)
+        } else {
+            quorum
+        };
+        let without = Without {
+            newest_view: self.is_off(Mutant::LongestLog),
+            denials: self.is_off(Mutant::DropUnheld),
+        };
+        let votes = &votes[..count];
+        let pipeline = self.config.pipeline_length();
+        (count >= usize::from(needed)).then(|| choose(votes, quorum, pipeline, without, into))
+    }
+
+    /// The elect takes the chosen log for its own. Log and log view change in one step (R5.6).
+    fn take_over(&mut self, chosen: ChosenLog, headers: &[Header], out: &mut impl Outbox) {
+        if let Some(better) = self.better_elect(chosen.head) {
+            self.counters.count(Event::Forfeited);
+            let view = self.next_view_of(better);
+            self.enter_view_change(view, out);
+            return;
+        }
+        if let Err(conflict) = self.install_log(headers, chosen.head) {
+            self.enter_halted(HaltReason::Divergence { op: conflict.op });
+            return;
+        }
+        if !self.is_off(Mutant::LateLogView) {
+            self.log_view = self.view;
+        }
+        self.commit = self.commit.max(chosen.commit);
+        self.change.chosen = Some(chosen);
+        self.repair.forget();
+        self.repair_now(out);
+    }
+
+    /// R5.6: who cannot fetch what it lacks, or lacks much more than another voter, lets that one lead
+    /// (trace T25).
+    fn better_elect(&self, head: Op) -> Option<ReplicaIndex> {
+        if self.is_off(Mutant::NeverForfeit) {
+            return None;
+        }
+        let voters = || {
+            let has_voted =
+                |replica: &ReplicaIndex| self.change.votes[replica.as_usize()].from.is_some();
+            self.peers().filter(has_voted)
+        };
+        let fields = |replica: ReplicaIndex| self.change.votes[replica.as_usize()].fields;
+        let best = voters().max_by_key(|&replica| fields(replica).applied)?;
+        if fields(best).applied <= self.applied {
+            return None;
+        }
+        let lag = head.distance_from(self.applied);
+        let is_far = lag > 4 * self.config.pipeline_length() as u64;
+        let reaches = voters().any(|replica| fields(replica).tail <= self.applied.next());
+        (is_far || !reaches).then_some(best)
+    }
+
+    /// The next view that `replica` leads.
+    pub(in crate::replica) fn next_view_of(&self, replica: ReplicaIndex) -> View {
+        let mut view = self.view.next();
+        while view.primary(self.config.replicas) != replica {
+            view = view.next();
+        }
+        view
+    }
+
+    /// Whether this replica has chosen the log of a view that it is about to start.
+    pub(in crate::replica) fn is_taking_over(&self) -> bool {
+        self.status == Status::ViewChange && self.change.chosen.is_some()
+    }
+
+    /// Whether everything is here, and everything committed executed (N11).
+    pub(in crate::replica) fn can_start_view(&self) -> bool {
+        if !self.is_taking_over() {
+            return false;
+        }
+        let is_whole = self.is_log_whole() && self.held == self.op() && self.applied >= self.commit;
+        is_whole || (self.is_off(Mutant::StartEarly) && self.is_log_whole())
+    }
+
+    pub(in crate::replica) fn start_view(&mut self, out: &mut impl Outbox) {
+        assert!(self.can_start_view(), "the caller asked");
+        assert!(self.is_primary(), "only the elect starts the view (N4)");
+        self.counters.count(Event::ViewsStarted);
+        let left_at = self.change.since;
+        self.enter_normal();
+        // Who has not been heard of since the last view was left is probably why.
+        for peer in self.peers() {
+            if !self.links.heard_since(peer, left_at) {
+                self.suspect(peer);
+            }
+        }
+        self.index_inherited();
+        for peer in self.peers() {
+            self.send_start_view(peer, Nonce::ZERO, out);
+        }
+        self.send_heartbeats(out);
+    }
+
+    /// R1.3e, trace T23b: what was inherited and is not executed yet is in flight, so that its clients'
+    /// retries are not prepared a second time.
+    fn index_inherited(&mut self) {
+        let mut op = self.applied;
+        while op < self.op() {
+            op = op.next();
+            let Ok((header, body)) = self.journal.read_unverified_body(op) else {
+                continue;
+            };
+            self.unexecuted_bytes += header.body_size();
+            let Ok(batch) = Batch::parse(body) else {
+                continue;
+            };
+            for request in batch.requests() {
+                let header = request.header();
+                if let Some(slot) = self.sessions.slot_of(header.client) {
+                    self.sessions.set_in_flight(slot, header.request, op);
+                }
+            }
+        }
+    }
+}
