@@ -365,7 +365,7 @@ fn busy_and_not_ready_are_tried_again_and_named_when_it_takes_too_long() {
 
 #[test]
 fn what_is_in_flight_goes_to_a_new_primary_at_once() {
-    let mut world = World::new();
+    let world = World::new();
     let a = world.connect();
     assert_eq!(world.ask(a, "INCR n\r\n"), ":1\r\n");
     world.cluster.lose.set(1);
