@@ -279,9 +279,11 @@ mod tests {
             shrink: false,
             ..Options::new("all,-pause".parse().expect("kinds"))
         };
-        let failure = sim::run::<Store>(21, &planted).failure.expect("planted");
+        // Not every short run gets to where it shows.
+        let mut failures = (21..60).filter_map(|seed| sim::run::<Store>(seed, &planted).failure);
+        let failure = failures.next().expect("planted");
         let args = args(&failure.replay());
-        assert_eq!(args.seed, Some(21));
+        assert_eq!(args.seed, Some(failure.seed));
         assert_eq!(
             Options {
                 plant: planted.plant,
@@ -292,7 +294,7 @@ mod tests {
         assert!(
             broken(&failure)["replay"]
                 .as_str()
-                .is_some_and(|line| line.contains("21"))
+                .is_some_and(|line| line.contains(&failure.seed.to_string()))
         );
     }
 
