@@ -199,6 +199,10 @@ impl Cluster {
             // Larger than any cache, as in service.
             settings.journal_bytes = 64 << 20;
             settings.journal_slots = 16_384;
+            // Between two runs the one thread makes frames for longer than any time-out in service.
+            settings.tick = Duration::from_secs(1);
+            settings.view_timeout = Duration::from_secs(100);
+            settings.prepare_timeout = Duration::from_secs(50);
             let config = settings
                 .validate()
                 .expect("the benchmark's settings make sense");

@@ -322,7 +322,7 @@ impl<S: StateMachine> Replica<S> {
 
     /// When the deadline is wanted: a silence here, or the end of a hold at a donor.
     pub(super) fn transfer_deadline(&self) -> Option<Instant> {
-        if self.may_begin_transfer() && self.is_beyond_journals() {
+        if self.is_beyond_journals() && self.may_begin_transfer() {
             return Some(Instant::ZERO);
         }
         let hold = self.transfer.hold.map(|hold| hold.until);
@@ -341,7 +341,7 @@ impl<S: StateMachine> Replica<S> {
     /// The deadline came.
     pub(super) fn on_transfer_timeout(&mut self, out: &mut impl Outbox) {
         self.end_hold_in_time();
-        if self.may_begin_transfer() && self.is_beyond_journals() {
+        if self.is_beyond_journals() && self.may_begin_transfer() {
             self.begin_transfer(out);
         }
         let patience = self.transfer_patience();
