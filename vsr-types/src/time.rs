@@ -33,10 +33,13 @@ impl Instant {
     /// This instant moved later by `duration`, at most to [`Self::FAR_FUTURE`].
     #[must_use]
     pub fn after(self, duration: Duration) -> Self {
-        Self(
-            self.0
-                .saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)),
-        )
+        Self(self.0.saturating_add(nanos(duration)))
+    }
+
+    /// This instant moved earlier by `duration`, at most to [`Self::ZERO`].
+    #[must_use]
+    pub fn before(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(nanos(duration)))
     }
 
     /// How long ago `earlier` was; zero when it lies in the future.
@@ -44,6 +47,11 @@ impl Instant {
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
+}
+
+/// Saturates after 584 years.
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Replicated time: nanoseconds since the Unix epoch as the primary saw them when it prepared a
@@ -85,4 +93,20 @@ pub struct Now {
     pub monotonic: Instant,
     /// The wall clock, a proposal for the timestamp of the next prepare.
     pub wall: Timestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instants_move_no_further_than_their_ends() {
+        let at = Instant::from_nanos(10);
+        assert_eq!(at.after(Duration::from_nanos(5)), Instant::from_nanos(15));
+        assert_eq!(at.before(Duration::from_nanos(4)), Instant::from_nanos(6));
+        assert_eq!(at.before(Duration::from_nanos(11)), Instant::ZERO);
+        assert_eq!(at.before(Duration::MAX), Instant::ZERO);
+        assert_eq!(at.after(Duration::MAX), Instant::FAR_FUTURE);
+        assert_eq!(at.since(Instant::from_nanos(11)), Duration::ZERO);
+    }
 }

@@ -85,25 +85,16 @@ impl<S: StateMachine> Replica<S> {
             to.is_valid(self.config.replicas),
             "messages go to members of the cluster"
         );
-        self.note_leaving(header);
-        let sent = out.peer(to, header, body);
-        self.note_sent_to_peer(sent);
-        sent
-    }
-
-    /// Checks and counts a message for a peer that leaves.
-    fn note_leaving(&mut self, header: &Header) {
         let command = header
             .command()
             .expect("a header of our own has a known command");
         self.assert_may_leave(command, header);
         self.counters.sent(command);
-    }
-
-    fn note_sent_to_peer(&mut self, sent: Sent) {
+        let sent = out.peer(to, header, body);
         if sent == Sent::Dropped {
             self.counters.count(Event::OutboxDropped);
         }
+        sent
     }
 
     /// What a replica in this status may say (R6.7, I6, I22).

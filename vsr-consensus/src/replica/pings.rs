@@ -120,16 +120,9 @@ impl<S: StateMachine> Replica<S> {
             return;
         }
         // A peer that was not heard of for long cannot be waited for.
-        let silent = self.config.view_timeout * 4;
-        let (now, links) = (self.now.monotonic, &self.links);
-        let may_vote = |peer: ReplicaIndex| {
-            links.heard_since(
-                peer,
-                vsr_types::Instant::from_nanos(
-                    now.as_nanos().saturating_sub(silent.as_nanos() as u64),
-                ),
-            )
-        };
+        let since = self.now.monotonic.before(self.config.view_timeout * 4);
+        let links = &self.links;
+        let may_vote = |peer: ReplicaIndex| links.heard_since(peer, since);
         match self
             .digests
             .compare(op, self.me(), self.config.replicas, may_vote)

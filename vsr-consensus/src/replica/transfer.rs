@@ -187,6 +187,13 @@ impl<S: StateMachine> Replica<S> {
     /// Whether what is needed next is in no journal any more, as far as those who were heard lately have
     /// told (R8.2).
     fn is_beyond_journals(&self) -> bool {
+        self.journals_reach()
+            .is_some_and(|reach| reach > self.held.next())
+    }
+
+    /// The oldest op, of those that are of use here, that a journal holds: as far as those who were heard
+    /// lately have told. None when nothing is missing, or nobody told.
+    fn journals_reach(&self) -> Option<Op> {
         let may_lag = match self.status {
             Status::Normal => !self.is_primary(),
             Status::Recovering => self.is_restoring_log(),
@@ -194,11 +201,10 @@ impl<S: StateMachine> Replica<S> {
         };
         let next = self.held.next();
         if !may_lag || self.commit.max(self.log_head()) < next {
-            return false;
+            return None;
         }
         let lately = self.config.view_timeout * LATELY_TIMEOUTS;
-        let (mut told, mut reaches) = (false, false);
-        for peer in self.peers() {
+        let reach = |peer| {
             let report = self.links.report(peer, false);
             let serves = matches!(
                 report.status,
@@ -207,17 +213,14 @@ impl<S: StateMachine> Replica<S> {
             let was_heard = report
                 .heard
                 .is_some_and(|heard| self.now.monotonic.since(heard) < lately);
-            if serves && was_heard && report.op >= next {
-                told = true;
-                reaches |= report.tail <= next;
-            }
-        }
-        told && !reaches
+            (serves && was_heard && report.op >= next).then_some(report.tail)
+        };
+        self.peers().filter_map(reach).min()
     }
 
     /// Whether the state may be fetched now, if something is missing.
     fn may_begin_transfer(&self) -> bool {
-        if self.is_transferring() || self.state_donor().is_none() {
+        if self.is_transferring() || self.config.replicas == 1 {
             return false;
         }
         let next = self.held.next();
@@ -246,12 +249,9 @@ impl<S: StateMachine> Replica<S> {
                 is_mixed: false,
             };
         }
-        let Some(donor) = self.state_donor() else {
-            return;
-        };
         self.counters.count(Event::TransfersBegun);
         self.transfer.running = Some(Running {
-            donor,
+            donor: self.state_donor(),
             pass: Pass::new(1, false, self.transfer.copy.since),
             offer: None,
             machine_chunks: None,
@@ -268,27 +268,41 @@ impl<S: StateMachine> Replica<S> {
     }
 
     /// Whom to ask: the last backup of the route first, which has the least to do, then those before
-    /// it, and only then the primary, whose clients wait while it holds back execution.
-    fn state_donor(&self) -> Option<ReplicaIndex> {
+    /// it, and only then the primary, whose clients wait while it holds back execution. But whoever is
+    /// known to be too far behind comes after all of those: two replicas that lag equally far would give
+    /// each other what both have, for ever. It is no more than an order, because what nobody has executed
+    /// yet may have to wait for this replica's acknowledgement.
+    fn state_donor(&self) -> ReplicaIndex {
         let replicas = self.config.replicas;
         let primary = self.primary();
+        // From here on a log goes on, as far as is known.
+        let reach = self
+            .journals_reach()
+            .map_or(Op::ZERO, |reach| reach.minus(1));
+        let useful = reach.max(self.applied.next());
         let mut donors = [primary; REPLICAS_MAX];
         let mut count = 0;
-        let serves = |peer: ReplicaIndex| self.links.status_of(peer) == Some(PeerStatus::Normal);
+        // What is known may be old: who is not known to be of help comes last.
+        let doubts = |peer: ReplicaIndex| {
+            let serves = self.links.status_of(peer) == Some(PeerStatus::Normal);
+            match serves {
+                true if self.links.applied_of(peer) >= useful => 0,
+                true => 1,
+                false => 2,
+            }
+        };
         let backups = (1..replicas)
             .rev()
             .map(|steps| primary.successor(steps, replicas));
-        // What is known of their status may be old: who is not known to serve comes last.
-        for must_serve in [true, false] {
+        for doubt in 0..=2 {
             for peer in backups.clone().chain([primary]) {
-                if peer != self.me() && serves(peer) == must_serve {
+                if peer != self.me() && doubts(peer) == doubt {
                     donors[count] = peer;
                     count += 1;
                 }
             }
         }
-        let donors = &donors[..count];
-        (count > 0).then(|| donors[usize::from(self.transfer.attempts) % count])
+        donors[usize::from(self.transfer.attempts) % count]
     }
 
     /// Asks for what comes next, as much as may be in flight.
@@ -341,7 +355,7 @@ impl<S: StateMachine> Replica<S> {
     /// The deadline came.
     pub(super) fn on_transfer_timeout(&mut self, out: &mut impl Outbox) {
         self.end_hold_in_time();
-        if self.is_beyond_journals() && self.may_begin_transfer() {
+        if self.is_beyond_journals() {
             self.begin_transfer(out);
         }
         let patience = self.transfer_patience();
@@ -378,12 +392,12 @@ impl<S: StateMachine> Replica<S> {
     /// that is of one state.
     fn turn_to_next_donor(&mut self, out: &mut impl Outbox) {
         self.transfer.attempts = self.transfer.attempts.wrapping_add(1);
-        let next = self.state_donor();
+        let donor = self.state_donor();
         let Some(running) = &mut self.transfer.running else {
             return;
         };
         running.silences = 0;
-        running.donor = next.unwrap_or(running.donor);
+        running.donor = donor;
         running.pass.rewind();
         if running.pass.held {
             self.restart_pass(false);

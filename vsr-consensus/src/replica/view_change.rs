@@ -262,10 +262,7 @@ impl<S: StateMachine> Replica<S> {
         let now = self.now.monotonic;
         self.heartbeat_at = now.after(self.config.tick);
         let patience = self.config.tick * ABDICATE_TICKS;
-        let since = Instant::from_nanos(
-            now.as_nanos()
-                .saturating_sub(u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX)),
-        );
+        let since = now.before(patience);
         let hears_enough = self.links.answered_since(since) + 1 >= self.config.quorum();
         let is_new = now.since(self.change.since) < patience;
         self.change.abdicated = !hears_enough && !is_new && !self.is_off(Mutant::NeverAbdicate);
@@ -305,9 +302,7 @@ impl<S: StateMachine> Replica<S> {
     /// to start a view helps nobody.
     fn next_view(&self) -> View {
         let replicas = self.config.replicas;
-        let lately = self.config.tick * LATELY_TICKS;
-        let lately = u64::try_from(lately.as_nanos()).unwrap_or(u64::MAX);
-        let since = Instant::from_nanos(self.now.monotonic.as_nanos().saturating_sub(lately));
+        let since = self.now.monotonic.before(self.config.tick * LATELY_TICKS);
         let mut view = self.view.next();
         for _ in 1..replicas {
             let primary = view.primary(replicas);

@@ -188,6 +188,34 @@ fn a_backup_comes_back_when_no_journal_reaches_back() {
     }
 }
 
+/// The last backup of the route is asked first. It is as far behind as who asks, and gives what both have:
+/// the swarm found replicas that did so again and again.
+#[test]
+fn a_backup_does_not_take_its_state_from_one_that_lags_equally_far() {
+    let mut cluster = with_requests(5, 20);
+    let (asks, lags) = (Node::Replica(3), Node::Replica(4));
+    for peer in (0..3).map(Node::Replica) {
+        cluster.net.set_cut(asks, peer, true);
+        cluster.net.set_cut(lags, peer, true);
+    }
+    for i in 0..700 {
+        ask(&mut cluster, &format!("add {i}"));
+    }
+    assert_eq!([3, 4].map(|replica| cluster.op(replica)), [21, 21]);
+    for peer in (0..3).map(Node::Replica) {
+        cluster.net.set_cut(asks, peer, false);
+    }
+    cluster.pass(millis(500));
+    let counters = cluster.replicas[3].counters();
+    assert_eq!(counters.of(Event::TransfersFinished), 1);
+    assert_eq!(counters.of(Event::TransfersFailed), 0);
+    assert_eq!(cluster.op(3), cluster.op(0));
+    assert_eq!(cluster.digest(3), cluster.digest(0));
+    cluster.net.heal();
+    cluster.pass(millis(500));
+    assert_equal_states(&cluster);
+}
+
 #[test]
 fn a_backup_comes_back_under_load_that_outruns_the_journals() {
     let mut cluster = with_requests(3, 300);
