@@ -64,6 +64,8 @@ events! {
     QueriesAnswered => "queries_answered",
     /// Requests passed on to the primary.
     PassedOn => "passed_on",
+    /// Times when a client had waited so long for a primary that is alive that a backup wants another.
+    ClientsUnserved => "clients_unserved",
     /// Transfers of state to this replica begun.
     TransfersBegun => "transfers_begun",
     /// Transfers that ended with a state that was verified and installed.

@@ -148,6 +148,8 @@ mutants! {
     ReadTooEarly => "read_too_early",
     /// 2.14: a view that fails is given no more time than the one before.
     NoBackoff => "no_backoff",
+    /// R13.2: clients may wait for ever for a primary that is alive and commits nothing.
+    ServesNobody => "serves_nobody",
     /// M2: the client's checksum is not verified before execution.
     ClientChecksumUnverified => "client_checksum_unverified",
     /// N1: the machine is given the local clock.

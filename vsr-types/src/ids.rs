@@ -250,7 +250,8 @@ impl fmt::Display for ReplicaIndex {
 pub struct Incarnation {
     /// One more than any number a quorum knew for the replica.
     pub counter: u64,
-    /// 64 random bits.
+    /// What tells lives with the same counter apart: 36 bits of time, so that a later attempt has the higher
+    /// number, and 28 random ones. In the first life of a cluster's members: 64 random bits.
     pub random: u64,
 }
 

@@ -45,6 +45,7 @@ mod requests;
 #[cfg(test)]
 mod tests;
 mod transfer;
+mod unserved;
 mod view_change;
 
 use alloc::boxed::Box;

@@ -49,6 +49,9 @@ use answers::{Answer, Answers};
 
 /// How many ticks pass before the first question is asked again.
 const ASK_TICKS: u32 = 2;
+/// How much of the random part of an incarnation is random: two processes that register in the same
+/// millisecond draw the same once in 268 million times.
+const RANDOM_BITS: u32 = 28;
 /// How often in a row nothing must have moved before the state is fetched instead of the log.
 const STALLS_MAX: u32 = 3;
 /// How many view time-outs without enough replicas to go on are worth an alarm (R7.2).
@@ -296,9 +299,19 @@ impl<S: StateMachine> Replica<S> {
         }
     }
 
+    /// The random part of a new life's number (R6.2). It begins with the wall clock in milliseconds, modulo
+    /// two years: an attempt that was cut short may have left its number at a replica that this one cannot
+    /// ask, with the same counter. If that number were the higher one, this life would have to give up
+    /// when it hears of it (R0.2), long after it has recovered: one failure more than there was. Nothing
+    /// but this depends on the clock; the rest is random.
+    fn tie_breaker(&mut self) -> u64 {
+        let millis = self.now.wall.as_nanos() / 1_000_000;
+        millis << RANDOM_BITS | self.fresh_random() >> (u64::BITS - RANDOM_BITS)
+    }
+
     /// R6.2: takes the number after `known` and registers it.
     fn register(&mut self, known: Incarnation, out: &mut impl Outbox) {
-        let random = self.fresh_random();
+        let random = self.tie_breaker();
         let next = Incarnation {
             counter: known.counter + 1,
             random: if self.is_off(Mutant::BareCounter) {

@@ -87,7 +87,11 @@ impl<S: StateMachine> Replica<S> {
     pub(super) fn on_request(&mut self, frame: &Frame<'_>, out: &mut impl Outbox) -> Handled {
         let request = frame.request().ok_or(DropReason::Malformed)?;
         let asker = Asker::of(&request);
-        self.admit_client(frame, asker, out)?;
+        let admitted = self.admit_client(frame, asker, out);
+        if admitted == Err(DropReason::PassedOn) {
+            self.watch_over(&request);
+        }
+        admitted?;
         if request.bytes().len() + vsr_types::limits::BATCH_HEADER_SIZE > self.config.batch_size_max
         {
             return self.reject(out, asker, RejectReason::TooLarge, DropReason::Refused);

@@ -35,6 +35,7 @@ use vsr_types::{
 use super::admit::Handled;
 use super::log::{SUFFIX_SIZE_MAX, read_headers, suffix_length};
 use super::log_choice::{ChosenLog, Vote};
+use super::unserved::Unserved;
 use super::{Replica, Status};
 use crate::counters::Event;
 use crate::mutants::Mutant;
@@ -120,6 +121,8 @@ pub(super) struct Change {
     repeat_at: Instant,
     /// When the view has taken too long to start.
     give_up_at: Instant,
+    /// Clients that the primary of this view does not serve.
+    pub(super) unserved: Unserved,
     /// How many views have failed since something was committed.
     failures: u32,
     /// The view each peer wants, and when it said so.
@@ -148,6 +151,7 @@ impl Change {
             since: Instant::ZERO,
             repeat_at: Instant::ZERO,
             give_up_at: Instant::ZERO,
+            unserved: Unserved::default(),
             failures: 0,
             wanted: [(View::ZERO, Instant::ZERO); REPLICAS_MAX],
             votes: (0..config.replicas).map(|_| Stored::new(config)).collect(),
@@ -172,6 +176,7 @@ impl Change {
         self.heard_at = now;
         self.since = now;
         self.suspecting = false;
+        self.unserved = Unserved::default();
         self.abdicated = false;
         self.successor = None;
         self.forget_votes();
@@ -236,7 +241,7 @@ impl<S: StateMachine> Replica<S> {
     /// The primary of this view is alive.
     pub(super) fn hear_primary(&mut self) {
         self.change.heard_at = self.now.monotonic;
-        self.change.suspecting = false;
+        self.change.suspecting = self.change.is_unserved(self.commit);
     }
 
     /// The primary's process has lost its memory: it will not lead this view again (L4), so there is

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use vsr_consensus::{RecoveryPhase, Settings};
+use vsr_consensus::{RecoveryPhase, Replica, Settings};
 use vsr_types::message::PeerStatus;
 use vsr_types::{Command, View};
 
 use crate::backups::{comes_back, with_requests};
-use crate::support::{Cluster, Node};
+use crate::support::{Cluster, Ledger, Node};
 
 const R0: Node = Node::Replica(0);
 const R1: Node = Node::Replica(1);
@@ -32,6 +32,13 @@ fn ask(cluster: &mut Cluster, operation: &str) -> String {
 
 fn view_of(cluster: &Cluster, replica: usize) -> View {
     cluster.replicas[replica].report().view
+}
+
+/// Where R2's recovery stands, and what all the replicas are doing, for a message.
+fn at_r2(cluster: &Cluster) -> String {
+    let status = |r: &Replica<Ledger>| (r.report().status, r.report().view);
+    let all: Vec<_> = cluster.replicas.iter().map(status).collect();
+    format!("{:?} {all:?}", cluster.replicas[2].recovery_report())
 }
 
 #[test]
@@ -162,13 +169,8 @@ fn s04_vc_replica_answers() {
     assert!(
         cluster.wait(millis(3000), |cluster| cluster.status(2)
             == PeerStatus::Normal),
-        "{:?} {:?}",
-        cluster.replicas[2].recovery_report(),
-        cluster
-            .replicas
-            .iter()
-            .map(|r| (r.report().status, r.report().view))
-            .collect::<Vec<_>>()
+        "{}",
+        at_r2(&cluster)
     );
 }
 
@@ -178,17 +180,7 @@ fn s04_vc_replica_answers_without_the_rule() {
     let cluster = answers_between_views(|settings| {
         settings.mutant = Some(vsr_consensus::Mutant::AnswerInViewChange);
     });
-    assert_eq!(
-        cluster.status(2),
-        PeerStatus::Normal,
-        "{:?} {:?}",
-        cluster.replicas[2].recovery_report(),
-        cluster
-            .replicas
-            .iter()
-            .map(|r| (r.report().status, r.report().view))
-            .collect::<Vec<_>>()
-    );
+    assert_eq!(cluster.status(2), PeerStatus::Normal, "{}", at_r2(&cluster));
 }
 
 #[test]

@@ -95,6 +95,44 @@ fn a_second_process_in_the_place_of_a_living_one_is_not_believed() {
     );
 }
 
+/// R6.2: an attempt to recover was cut short, and the only replica that has noted its number cannot be
+/// asked by the next one, which takes the same counter. When it is heard of again, nothing more is lost.
+#[test]
+fn an_attempt_that_was_cut_short_supersedes_no_later_one() {
+    for life in 2..12 {
+        let mut cluster = with_requests(5, 5);
+        let (r1, r3) = (Node::Replica(1), Node::Replica(3));
+        cluster.lives[1] = life;
+        cluster.crash(1);
+        cluster.restart(1);
+        for peer in [0, 2, 4].map(Node::Replica) {
+            for command in [Command::Ping, Command::Pong, Command::RecoveryRequest] {
+                cluster.net.lose.push((r1, peer, command));
+            }
+        }
+        cluster.net.lose.push((r3, r1, Command::RecoveryResponse));
+        let notes = |cluster: &Cluster| {
+            let is_from_r3 = |lost: &(Node, Node, Vec<u8>)| (lost.0, lost.1) == (r3, r1);
+            cluster.net.lost.iter().any(is_from_r3)
+        };
+        assert!(cluster.wait(millis(500), notes), "R3 has noted the attempt");
+        for peer in [0, 1, 2, 4].map(Node::Replica) {
+            cluster.net.set_cut(r3, peer, true);
+        }
+        cluster.net.lose.clear();
+        cluster.crash(1);
+        cluster.restart(1);
+        comes_back(&mut cluster, 1);
+        assert_eq!(cluster.replicas[1].report().incarnation.counter, 1);
+        cluster.net.heal();
+        cluster.pass(millis(300));
+        assert_eq!(cluster.status(1), PeerStatus::Normal, "life {life} goes on");
+        ask(&mut cluster, "add 100");
+        cluster.pass(millis(100));
+        cluster.assert_equal();
+    }
+}
+
 /// A cluster in which R1 was declared dead and replaced while its old process, returned, is alive.
 fn replaced(tune: impl Fn(&mut Settings)) -> (Cluster, Replica<Ledger>) {
     let mut cluster = Cluster::formed_with(3, tune);

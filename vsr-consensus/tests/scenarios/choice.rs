@@ -3,7 +3,7 @@
 use vsr_types::Command;
 use vsr_types::message::{DoViewChange, PeerStatus};
 
-use crate::stage::{R0, R1, R2, Scenario, Shape, Stage, millis, scenarios};
+use crate::stage::{R0, R1, Scenario, Shape, Stage, millis, scenarios};
 use crate::support::{Node, header_of};
 
 /// R1 starts view 1 with R0's vote, which is what R0 never hears of. R2 hears nothing at all.
@@ -110,14 +110,7 @@ fn start_view_headers(s: &mut Stage) {
 
 /// The same with five: the only bodies are R2's, which never heard of view 1; R0 and R1 are gone.
 fn start_view_headers_of_five(s: &mut Stage) {
-    s.ask_only(1, 0, "add 1");
-    s.deliver(R0, R1);
-    s.deliver(R1, R2);
-    s.take(R2, Node::Replica(3), Command::Prepare);
-    s.deliver(R1, R0);
-    s.deliver(R2, R0);
-    s.deliver(R0, Node::Client(1));
-    assert!(s.is_told(1), "committed by R0, R1 and R2");
+    s.only_r0_r1_and_r2_know("add 1");
     s.stopped[0] = true;
     for backup in [3, 4] {
         s.lose(1, backup, &[Command::Prepare]);
@@ -140,14 +133,7 @@ fn start_view_headers_of_five(s: &mut Stage) {
 /// Trace T20b: R2's copy is damaged, and view 1 begins without any body reaching R2, R3 or R4.
 fn fault_mark(s: &mut Stage) {
     let base = s.base;
-    s.ask_only(1, 0, "add 1");
-    s.deliver(R0, R1);
-    s.deliver(R1, R2);
-    s.take(R2, Node::Replica(3), Command::Prepare);
-    s.deliver(R1, R0);
-    s.deliver(R2, R0);
-    s.deliver(R0, Node::Client(1));
-    assert!(s.is_told(1), "committed by R0, R1 and R2");
+    s.only_r0_r1_and_r2_know("add 1");
     s.stopped[0] = true;
     s.replicas[2].damage(vsr_types::Op::new(base + 1));
     for backup in [2, 3, 4] {
@@ -165,12 +151,7 @@ fn fault_mark(s: &mut Stage) {
 /// Trace T20a: two of three are there, and the only copy among them is damaged.
 fn corrupt_committed(s: &mut Stage) {
     let base = s.base;
-    s.ask_only(1, 0, "add 1");
-    s.deliver(R0, R1);
-    s.take(R1, R2, Command::Prepare);
-    s.deliver(R1, R0);
-    s.deliver(R0, Node::Client(1));
-    assert!(s.is_told(1), "committed by R0 and R1");
+    s.only_r0_and_r1_know("add 1");
     s.stopped[0] = true;
     s.replicas[1].damage(vsr_types::Op::new(base + 1));
     s.go_on(millis(600));

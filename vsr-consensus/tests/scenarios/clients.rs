@@ -4,7 +4,7 @@ use vsr_consensus::Event;
 use vsr_types::message::RejectReason;
 use vsr_types::{Command, Op};
 
-use crate::stage::{R0, R1, R2, Scenario, Shape, Stage, millis, scenarios};
+use crate::stage::{R0, R1, Scenario, Shape, Stage, millis, scenarios};
 use crate::support::{Answer, Node};
 
 /// Trace T23b: R1 has inherited the request and not yet executed it when the client asks again.
@@ -47,12 +47,7 @@ fn read_new_primary(s: &mut Stage) {
     // but the rule makes the read wait.
     s.served_at(3, 0, "add 1");
     s.go_on(millis(2));
-    s.ask_only(1, 0, "add 5");
-    s.deliver(R0, R1);
-    s.take(R1, R2, Command::Prepare);
-    s.deliver(R1, R0);
-    s.deliver(R0, Node::Client(1));
-    assert!(s.is_told(1));
+    s.only_r0_and_r1_know("add 5");
     s.isolate(0);
     s.lose_around(1, &[Command::PrepareOk]);
     s.until_leads(1);
@@ -149,12 +144,7 @@ fn register_is_inherited(s: &mut Stage) {
 
 /// A client that was answered by R0 sends its next request to R1, which has not executed the last one.
 fn next_request_is_early(s: &mut Stage) {
-    s.ask_only(1, 0, "add 1");
-    s.deliver(R0, R1);
-    s.take(R1, R2, Command::Prepare);
-    s.deliver(R1, R0);
-    s.deliver(R0, Node::Client(1));
-    assert!(s.is_told(1));
+    s.only_r0_and_r1_know("add 1");
     s.isolate(0);
     s.lose_around(1, &[Command::PrepareOk]);
     s.until_leads(1);

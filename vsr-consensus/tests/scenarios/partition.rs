@@ -1,7 +1,7 @@
 //! Links that work one way only, or between some: who leads then, and that somebody does.
 
 use vsr_consensus::Event;
-use vsr_types::View;
+use vsr_types::{Command, View};
 
 use crate::stage::{Scenario, Shape, Stage, millis, scenarios};
 use crate::support::{Answer, Node};
@@ -154,6 +154,40 @@ fn short_cuts(s: &mut Stage) {
 }
 
 /// A majority is gone: those that are left neither commit nor answer, and go on when it is back.
+/// Requests are all that does not reach the primary: it is alive, everybody hears it, and clients ask in
+/// vain, one replica after the other.
+fn deaf_to_clients(s: &mut Stage) {
+    s.served_at(1, 0, "add 1");
+    for backup in 1..s.n() {
+        s.lose(backup, 0, &[Command::Request]);
+    }
+    s.net.set_cut(Node::Client(1), Node::Replica(0), true);
+    s.request_at(1, 1, "add 20");
+    let n = s.n();
+    for round in 0..60_u8 {
+        s.go_on(millis(50));
+        s.retry_at(1, round % n);
+    }
+    assert!(s.is_told(1), "c1 is served");
+    assert!((1..n).any(|r| s.leads(r)), "by somebody else");
+}
+
+/// One backup's link to the primary is broken, and it alone sees clients ask again: nobody else has a
+/// reason to leave.
+fn only_one_is_asked_in_vain(s: &mut Stage) {
+    s.served_at(1, 0, "add 1");
+    s.lose(1, 0, &[Command::Request]);
+    s.request_at(1, 1, "add 20");
+    for _ in 0..60 {
+        s.go_on(millis(50));
+        s.retry_at(1, 1);
+    }
+    assert!(s.leads(0), "it serves whoever asks it");
+    s.net.lose.clear();
+    s.retry_at(1, 0);
+    s.until("c1 is served", |s| s.is_told(1));
+}
+
 fn beyond_f(s: &mut Stage) {
     s.served_at(1, 0, "add 1");
     let few = s.n() / 2;
@@ -189,6 +223,12 @@ scenarios! {
         marks [Suspected]; kills [];
     a_silent_backup_disturbs_nobody_of_five: silent_backup, 5 Star;
         marks [Suspected]; kills [];
+    a_primary_that_serves_nobody_is_replaced: deaf_to_clients, 3 Chain;
+        marks [ClientsUnserved ViewsStarted]; kills [ServesNobody];
+    a_primary_that_serves_nobody_is_replaced_of_five: deaf_to_clients, 5 Star;
+        marks [ClientsUnserved ViewsStarted]; kills [ServesNobody];
+    one_backup_that_clients_ask_in_vain_deposes_nobody: only_one_is_asked_in_vain, 3 Chain;
+        marks [ClientsUnserved]; kills [];
     s44_chained_partition: chained, 3 Chain;
         marks [Executed]; kills [OneVote];
     s44_chained_partition_in_a_star: chained, 3 Star;

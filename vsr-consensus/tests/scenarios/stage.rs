@@ -289,6 +289,28 @@ impl Stage {
         self.deliver(Node::Client(client), Node::Replica(at));
     }
 
+    /// c1's request is committed by R0 and R1, and c1 is told; nobody else has heard of either.
+    pub(crate) fn only_r0_and_r1_know(&mut self, operation: &str) {
+        self.ask_only(1, 0, operation);
+        self.deliver(R0, R1);
+        self.take(R1, R2, Command::Prepare);
+        self.deliver(R1, R0);
+        self.deliver(R0, Node::Client(1));
+        assert!(self.is_told(1), "committed by R0 and R1");
+    }
+
+    /// The same with five: committed by R0, R1 and R2.
+    pub(crate) fn only_r0_r1_and_r2_know(&mut self, operation: &str) {
+        self.ask_only(1, 0, operation);
+        self.deliver(R0, R1);
+        self.deliver(R1, R2);
+        self.take(R2, Node::Replica(3), Command::Prepare);
+        self.deliver(R1, R0);
+        self.deliver(R2, R0);
+        self.deliver(R0, Node::Client(1));
+        assert!(self.is_told(1), "committed by R0, R1 and R2");
+    }
+
     /// A request that is served.
     pub(crate) fn served_at(&mut self, client: u8, at: u8, operation: &str) {
         self.request_at(client, at, operation);

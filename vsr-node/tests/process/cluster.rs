@@ -21,7 +21,8 @@ const SETTINGS: [(&str, &str); 4] = [
     ("connections-max", "4"),
 ];
 
-async fn cluster() -> LocalCluster {
+/// Three small replicas that are one cluster.
+pub(crate) async fn cluster() -> LocalCluster {
     let members = local::free_members(3).expect("free ports");
     let mut cluster = LocalCluster::spawn(&program(), "test", members, &SETTINGS).expect("started");
     cluster

@@ -8,24 +8,8 @@ use tokio::net::TcpStream;
 use tokio::time::sleep;
 use vsr_node::local::{self, LocalCluster};
 
-use super::cluster::call;
+use super::cluster::{call, cluster};
 use super::{program, run};
-
-const SETTINGS: [(&str, &str); 3] = [
-    ("memory", "8MiB"),
-    ("journal-size", "8MiB"),
-    ("log-level", "warn"),
-];
-
-async fn cluster() -> LocalCluster {
-    let members = local::free_members(3).expect("free ports");
-    let mut cluster = LocalCluster::spawn(&program(), "test", members, &SETTINGS).expect("started");
-    cluster
-        .form()
-        .await
-        .unwrap_or_else(|error| panic!("{error}"));
-    cluster
-}
 
 /// Waits until the page of a replica answers with a text that contains `part`.
 async fn until(cluster: &LocalCluster, replica: usize, path: &str, part: &str) -> String {
