@@ -79,7 +79,7 @@ pub(crate) enum Command {
     /// Measure the round trip to every replica, and of a linearizable read
     Ping(PingArgs),
     /// Compare the digests of all replicas at one op; exit code 4 when they differ
-    Verify,
+    Verify(VerifyArgs),
     /// Show who leads, or let another replica lead
     Primary(PrimaryArgs),
     /// Send one Redis command and print the answer
@@ -105,6 +105,14 @@ pub(crate) enum Command {
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
     },
+}
+
+/// See [`Command::Verify`].
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// Compare the replicas' memory as well, chunk by chunk, while they work
+    #[arg(long)]
+    pub(crate) deep: bool,
 }
 
 /// See [`Command::Status`].

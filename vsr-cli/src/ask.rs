@@ -42,11 +42,16 @@ pub(crate) async fn inspect(
     let text = tool
         .inspect(topic, argument)
         .await
-        .map_err(|error| match error {
-            ToolError::Answer { message, .. } => plain_words(&message),
-            other => without_endpoint(&other.to_string(), endpoint),
-        })?;
+        .map_err(|error| words_of(error, endpoint))?;
     serde_json::from_str(&text).map_err(|error| format!("its answer is no JSON: {error}"))
+}
+
+/// Why a question was not answered, without the endpoint's name.
+pub(crate) fn words_of(error: ToolError, endpoint: &str) -> String {
+    match error {
+        ToolError::Answer { message, .. } => plain_words(&message),
+        other => without_endpoint(&other.to_string(), endpoint),
+    }
 }
 
 /// Asks all replicas at once; the answers are in the order of the endpoints.

@@ -60,7 +60,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Status(args) => status::run(&args, &global, screen).await,
             Command::Health(args) => health::run(&args, &global, screen).await,
             Command::Ping(args) => ping::run(&args, &global, screen).await,
-            Command::Verify => verify::run(&global, screen).await,
+            Command::Verify(args) => verify::run(&args, &global, screen).await,
             Command::Primary(args) => primary::run(&args, &global, screen).await,
             Command::Call(args) => call::run(&args, global.timeout, screen).await,
             Command::Inspect(args) => inspect::run(&args, &global, screen).await,

@@ -2,7 +2,10 @@
 //!
 //! Replicas take a digest of their whole state every so many ops and remember the last few. The newest
 //! op that *every* replica has passed is the one to compare at; while the cluster is working some may
-//! have forgotten it by the time they are asked, so the question is repeated a few times.
+//! have forgotten it by the time they are asked, so the question is repeated a few times. With `--deep`
+//! the memory itself is compared as well, chunk by chunk.
+
+mod deep;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,7 +13,7 @@ use std::time::Duration;
 use serde_json::json;
 use vsr_types::message::InspectTopic;
 
-use crate::args::Global;
+use crate::args::{Global, VerifyArgs};
 use crate::ask::{self, Answer};
 use crate::failure::{Exit, Failure};
 use crate::output::{Block, Report, Screen};
@@ -26,7 +29,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// When they differ (exit code 4), or cannot all be compared (exit code 1).
-pub(crate) async fn run(global: &Global, screen: Screen) -> Result<(), Failure> {
+pub(crate) async fn run(args: &VerifyArgs, global: &Global, screen: Screen) -> Result<(), Failure> {
     let mut attempt = 1;
     let (op, answers) = loop {
         let newest: Vec<Answer<Digest>> = ask::all(global, InspectTopic::Digest, 0).await?;
@@ -43,8 +46,21 @@ pub(crate) async fn run(global: &Global, screen: Screen) -> Result<(), Failure> 
         tokio::time::sleep(PAUSE).await;
     };
     let verdict = judge(op, &answers);
-    screen.show(&report(op, &answers, &verdict))?;
-    verdict.into_result(op)
+    let mut report = report(op, &answers, &verdict);
+    if !args.deep {
+        screen.show(&report)?;
+        return verdict.into_result(op);
+    }
+    let deep = deep::run(global).await?;
+    report.json["deep"] = deep.json();
+    report.blocks.extend(deep.blocks());
+    screen.show(&report)?;
+    let digests = verdict.into_result(op);
+    match deep.into_result() {
+        // Of two complaints the worse one is told.
+        Err(failure) if failure.exit() == Exit::Divergence => Err(failure),
+        chunks => digests.and(chunks),
+    }
 }
 
 /// The newest op at which everybody who answered has taken a digest; 0: somebody has none.

@@ -198,6 +198,17 @@ fn load_can_be_measured_both_ways(cluster: &Cluster) {
     let verdict = cluster.json(&["verify"]);
     assert_eq!(verdict["verdict"], "equal", "{verdict}");
     assert!(verdict["op"].as_u64().is_some_and(|op| op > 0), "{verdict}");
+    let deep = cluster.json(&["verify", "--deep"]);
+    assert_eq!(deep["deep"]["verdict"], "equal", "{deep}");
+    assert!(
+        deep["deep"]["chunks"]
+            .as_u64()
+            .is_some_and(|count| count > 10),
+        "{deep}"
+    );
+    assert_eq!(deep["deep"]["compared"], deep["deep"]["chunks"], "{deep}");
+    let table = cluster.expect(0, &["verify", "--deep"]);
+    assert!(table.contains("0 different"), "{table}");
 }
 
 fn what_was_done_can_be_inspected(cluster: &Cluster) {

@@ -37,6 +37,11 @@ pub struct Settings {
     /// Digests are taken, and compared with the others', at the first op of every period of
     /// replicated time. Time and not op numbers: the same ops everywhere, at any load.
     pub digest_period: Duration,
+    /// Within this time everything in memory is verified once, used or not.
+    pub scrub_period: Duration,
+    /// How many bytes of state per second a replica asks for that takes over another's: the donors serve
+    /// clients at the same time.
+    pub transfer_rate: u64,
     /// Whether prepares travel down the chain; otherwise the primary sends them to every backup.
     pub chain: bool,
     /// The last op number (N22).
@@ -45,6 +50,11 @@ pub struct Settings {
     #[cfg(feature = "mutate")]
     pub mutant: Option<crate::Mutant>,
 }
+
+/// The default of [`Settings::transfer_rate`].
+const TRANSFER_RATE: u64 = 768 << 20;
+/// The least of it: less than a chunk in a second would let a recovery wait for days.
+const TRANSFER_RATE_MIN: usize = 1 << 20;
 
 impl Settings {
     /// The defaults for replica `replica` of `replicas`.
@@ -67,6 +77,11 @@ impl Settings {
             view_timeout: Duration::from_millis(100),
             prepare_timeout: Duration::from_millis(50),
             digest_period: Duration::from_millis(100),
+            // Two flips in one slot, or the same piece at two replicas, within ten minutes: rarer than
+            // the loss of a whole machine. 4 GiB in that time are 7 MB/s.
+            scrub_period: Duration::from_secs(600),
+            // Recovery time is part of the failure window, service suffers from haste: see the constant.
+            transfer_rate: TRANSFER_RATE,
             chain: true,
             op_max: limits::NUMBER_MAX,
             #[cfg(feature = "mutate")]
@@ -136,6 +151,12 @@ impl Settings {
             2 * nanos(self.tick),
         )?;
         at_least("digest-period", nanos(self.digest_period), 1_000_000)?;
+        at_least("scrub-period", nanos(self.scrub_period), nanos(self.tick))?;
+        at_least(
+            "transfer-rate",
+            usize::try_from(self.transfer_rate).unwrap_or(usize::MAX),
+            TRANSFER_RATE_MIN,
+        )?;
         at_least(
             "op-max",
             usize::try_from(self.op_max).unwrap_or(usize::MAX),
@@ -241,7 +262,7 @@ mod tests {
     #[test]
     fn each_wrong_field_is_named() {
         type Break = fn(&mut Settings);
-        let cases: [(&str, Break); 10] = [
+        let cases: [(&str, Break); 11] = [
             ("replicas", |s| s.replicas = 0),
             ("replicas", |s| s.replicas = 8),
             ("replica", |s| s.replica = ReplicaIndex::new(3)),
@@ -252,6 +273,7 @@ mod tests {
             ("journal-size", |s| s.journal_bytes = 1 << 20),
             ("sessions", |s| s.sessions = 0),
             ("view-timeout", |s| s.view_timeout = s.tick),
+            ("transfer-rate", |s| s.transfer_rate = 0),
         ];
         for (name, break_it) in cases {
             let mut broken = settings();

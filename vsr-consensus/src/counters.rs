@@ -48,6 +48,20 @@ events! {
     DamagedRequests => "damaged_requests",
     /// Journal entries found damaged.
     DamagedEntries => "damaged_entries",
+    /// Damaged entries that were replaced by a peer's copy.
+    EntriesRepaired => "entries_repaired",
+    /// Damaged entries that no peer could give.
+    EntriesUnrepaired => "entries_unrepaired",
+    /// Damaged copies of journal slots that were rewritten from the other copy.
+    CopiesMended => "copies_mended",
+    /// Times when sessions or the machine's state were found damaged.
+    DamagedStates => "damaged_states",
+    /// Damaged states that were repaired.
+    StatesRepaired => "states_repaired",
+    /// Bytes that the scrubber looked at.
+    ScrubbedBytes => "scrubbed_bytes",
+    /// Rounds of the scrubber over everything.
+    ScrubRounds => "scrub_rounds",
     /// Sessions opened.
     SessionsOpened => "sessions_opened",
     /// Repairs asked for.
@@ -86,6 +100,8 @@ events! {
     Holds => "holds",
     /// Last passes of a transfer during which the donor had to go on.
     HoldsBroken => "holds_broken",
+    /// Times when this primary began to go slowly for a replica that the load had overtaken.
+    WentSlowly => "went_slowly",
     /// Messages the outbox had no room for.
     OutboxDropped => "outbox_dropped",
     /// Views left (view changes begun).
@@ -126,12 +142,19 @@ impl Default for Counters {
     }
 }
 
-const fn place_of(command: Command) -> usize {
-    let mut i = 0;
-    while Command::ALL[i] as u8 != command as u8 {
-        i += 1;
+/// Where in the arrays each command is counted: asked for every message.
+const PLACES: [u8; 256] = {
+    let mut places = [0; 256];
+    let mut place = 0;
+    while place < Command::ALL.len() {
+        places[Command::ALL[place] as usize] = place as u8;
+        place += 1;
     }
-    i
+    places
+};
+
+const fn place_of(command: Command) -> usize {
+    PLACES[command as usize] as usize
 }
 
 impl Counters {

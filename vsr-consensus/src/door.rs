@@ -132,6 +132,8 @@ reasons! {
     Repeated => "repeated",
     /// The state machine refused the operation; the client was told.
     Refused => "refused",
+    /// What is known of the session is damaged; the client asks again.
+    Damaged => "damaged",
     /// Not handled by a replica: the driver's business.
     NotForReplicas => "not_for_replicas",
     /// The feature that this message belongs to is not part of this version.
@@ -150,6 +152,9 @@ pub enum HaltReason {
     OpMax,
     /// A newer life of this replica is known to the others (R0.2): this process must end.
     Superseded,
+    /// The numbers of the protocol are not what the replica wrote (R6.8). It says and does nothing any
+    /// more: the driver ends the process, or makes a new replica with a new nonce, which recovers.
+    Memory,
 }
 
 /// What a replica knows of another one.

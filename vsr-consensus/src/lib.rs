@@ -101,8 +101,10 @@ pub mod sim;
 pub use config::{Config, ConfigError, Settings};
 pub use counters::{Counters, Event};
 pub use door::{Boot, DropReason, HaltReason, Input, Outbox, Outcome, PeerReport, Report, Sent};
-pub use machine::{Context, ImageError, Refusal, Scrub, StateMachine};
+pub use machine::{CHUNK_UNKNOWN, Context, ImageError, Refusal, Scrub, StateMachine};
 #[cfg(feature = "mutate")]
 pub use mutants::Mutant;
-pub use replica::{RecoveryPhase, RecoveryReport, Replica, TransferReport};
+#[cfg(feature = "sim")]
+pub use replica::Place;
+pub use replica::{RecoveryPhase, RecoveryReport, Replica, ScrubReport, TransferReport};
 pub use sessions::SessionReport;

@@ -37,6 +37,10 @@ pub enum Scrub {
     Corrupt(u64),
 }
 
+/// In place of a chunk's number: there is damage, but no chunk of the image explains it. Everything is
+/// fetched anew.
+pub const CHUNK_UNKNOWN: u64 = u64::MAX;
+
 /// Why an image could not be installed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ImageError {
@@ -109,6 +113,42 @@ pub trait StateMachine {
     /// fetched anew, every chunk of it.
     fn image_finish(&mut self, at: vsr_types::Op) -> Result<(), ImageError>;
 
-    /// Verifies some memory, about `budget` bytes of it, going round and round.
+    /// After the last chunk was put and before [`Self::image_finish`]: verifies about `budget` bytes of
+    /// the image; true when all of it is verified. Called again and again, with other work in between,
+    /// so that no step takes long. A put after it starts it over. [`Self::image_finish`] verifies the
+    /// rest, all at once, if it is called earlier.
+    ///
+    /// # Errors
+    /// As [`Self::image_finish`].
+    fn image_verify(&mut self, _budget: usize) -> Result<bool, ImageError> {
+        Ok(true)
+    }
+
+    /// Verifies some memory, about `budget` bytes of it, going round and round, past what is damaged
+    /// too. What it finds it says and does not note for [`Self::damaged`].
     fn scrub(&mut self, budget: usize) -> Scrub;
+
+    /// How many bytes one round of [`Self::scrub`] looks at: what its pace follows from.
+    fn scrub_size(&self) -> u64 {
+        self.image_chunks() * self.image_chunk_size() as u64
+    }
+
+    /// The chunk in which [`Self::apply`], [`Self::query`] or [`Self::image_read`] met bytes that are not
+    /// what was written ([`CHUNK_UNKNOWN`] if that cannot be told); none: all that was read was sound. Said
+    /// from the first finding on until [`Self::image_finish`] succeeds. Asked after every operation, query
+    /// and chunk, before anything made from them leaves, so it must cost no more than a load.
+    ///
+    /// A machine that meets damage stops changing its state, returns any size and does not panic: what it
+    /// wrote as a reply is thrown away, the operation counts as not executed, and what it changed until
+    /// then, told by [`Self::image_changed_at`], is replaced together with what is damaged.
+    fn damaged(&self) -> Option<u64> {
+        None
+    }
+
+    /// How many chunks, from the one that [`Self::damaged`] or [`Self::scrub`] named last, the damage may
+    /// lie in: what is damaged may span several, and its checksum does not say which. All of them are
+    /// fetched.
+    fn damaged_span(&self) -> u64 {
+        1
+    }
 }

@@ -4,6 +4,20 @@
 //! replica's settings may name one [`Mutant`]; without it the question "is this rule off?" is the
 //! constant no and costs nothing. Each variant is named after what the broken replica does, and its
 //! text names the rule (see `docs/protocol.md`).
+//!
+//! Some rules are second locks, which no schedule of crashes and messages opens while the first holds:
+//!
+//! - `any_parent`: a normal backup holds its view's log (R5.7) and a view has one primary (I12), so that
+//!   primary's next entry always follows the backup's last one; only a forged message shows the lock.
+//! - `repair_any`: the journal compares every body with the checksum in the header that it holds, so
+//!   another entry's body is refused there; one with the same bytes is the same body.
+//! - `for_any_incarnation`: a nonce is drawn anew with each incarnation that is registered, so an answer
+//!   for another one carries another nonce; `any_nonce` opens both locks.
+//! - `drop_unheld`, `nack_faulty`: a quorum of votes meets the quorum of holders in one whose body is
+//!   good unless memory went bad as well, and then it must have gone bad in the very entry that only one
+//!   other voter could have shown; the scenarios of T20 arrange that.
+//! - `no_comparison`: states differ only when a machine is not deterministic or memory lies; the
+//!   simulator plants that, and then its own comparison is quicker than the replicas'.
 
 macro_rules! mutants {
     ($($(#[$doc:meta])* $name:ident => $text:literal,)*) => {
@@ -152,6 +166,12 @@ mutants! {
     ServesNobody => "serves_nobody",
     /// M2: the client's checksum is not verified before execution.
     ClientChecksumUnverified => "client_checksum_unverified",
+    /// R6.8: the numbers of the protocol are not compared with what they were.
+    NumbersUncompared => "numbers_uncompared",
+    /// R14.1: nobody looks for damage.
+    ScrubberOff => "scrubber_off",
+    /// R14.3: what met damage is answered all the same.
+    DamageAnswered => "damage_answered",
     /// N1: the machine is given the local clock.
     LocalClock => "local_clock",
 }

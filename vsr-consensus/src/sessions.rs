@@ -6,9 +6,11 @@
 //! in the same order, their tables are equal, and so is the order in which sessions are evicted
 //! (R1.5): the one whose last operation is the oldest goes first, never by local time.
 //!
-//! Every entry and every cached reply carries a checksum that is verified when it is read (N17). The
-//! replies lie in fixed blocks of one pool; a session whose new reply does not fit evicts the oldest
-//! others until it does, on every replica alike.
+//! Every entry, every link of a list and every cached reply carries a checksum that is verified when it
+//! is read (N17). What fails is noted ([`Sessions::take_damage`]) and answered with something harmless:
+//! whoever executes or answers asks for the note before anything leaves. The replies lie in fixed blocks
+//! of one pool; a session whose new reply does not fit evicts the oldest others until it does, on every
+//! replica alike.
 //!
 //! ```text
 //! index: client -> slot      entries[slot]          blocks of the reply
@@ -16,7 +18,9 @@
 //!                            oldest <-> ... <-> newest   (order of last execution)
 //! ```
 
+mod damage;
 mod image;
+mod links;
 mod replies;
 #[cfg(test)]
 mod tests;
@@ -26,10 +30,16 @@ use alloc::vec;
 
 use bytemuck::{Pod, Zeroable};
 use static_assertions::const_assert_eq;
-use vsr_types::{Checksum, ClientId, Digest, Epoch, Op, RequestNumber, SessionNumber, checksum};
+use vsr_types::{
+    Checksum, ClientId, Digest, Epoch, Op, RequestNumber, SessionNumber, checksum,
+    checksum_behind_first,
+};
 
+use damage::Mark;
+pub(crate) use damage::Numbers;
 use image::Changes;
 pub(crate) use image::SessionsImage;
+use links::Link;
 use replies::{NO_BLOCK, Replies};
 
 /// No slot: the end of a list or an empty place of the index.
@@ -55,8 +65,13 @@ struct Entry {
 const_assert_eq!(size_of::<Entry>(), 72);
 
 impl Entry {
+    #[inline]
+    fn is_sound(&self) -> bool {
+        self.checksum == self.computed_checksum()
+    }
+
     fn computed_checksum(&self) -> Checksum {
-        checksum(&bytemuck::bytes_of(self)[4..])
+        checksum_behind_first(bytemuck::bytes_of(self))
     }
 
     /// A number that spreads the entry's content over 128 bits, for the table's digest. The checksum
@@ -127,6 +142,8 @@ pub(crate) enum Verdict {
     Next(Held),
     /// Further ahead than the next: the client does not keep to the protocol.
     Ahead,
+    /// What is known of the session is damaged.
+    Damaged,
 }
 
 /// The place and identity of a request that is being executed.
@@ -152,8 +169,8 @@ pub(crate) struct Sessions {
     /// The primary's memory of what it has put into batches; not part of the state.
     in_flight: Box<[InFlight]>,
     /// Towards older and newer sessions.
-    older: Box<[u32]>,
-    newer: Box<[u32]>,
+    older: Box<[Link]>,
+    newer: Box<[Link]>,
     oldest: u32,
     newest: u32,
     /// Slots not in use, linked through `newer`.
@@ -167,19 +184,19 @@ pub(crate) struct Sessions {
     /// Which parts of the image changed when.
     changes: Changes,
     digest: u128,
+    /// Damage that was met, until somebody asks.
+    damage: Mark,
 }
 
 impl Sessions {
     pub(crate) fn new(sessions: usize, reply_bytes: usize) -> Self {
         let count = u32::try_from(sessions).expect("the configuration bounds the sessions");
         assert!(count < NONE, "the configuration bounds the sessions");
-        let mut newer: Box<[u32]> = (1..=count).collect();
-        newer[sessions - 1] = NONE;
         Self {
             entries: vec![Entry::zeroed(); sessions].into_boxed_slice(),
             in_flight: vec![InFlight::default(); sessions].into_boxed_slice(),
-            older: vec![NONE; sessions].into_boxed_slice(),
-            newer,
+            older: links::ends(count),
+            newer: links::in_order(count),
             oldest: NONE,
             newest: NONE,
             free: 0,
@@ -189,6 +206,7 @@ impl Sessions {
             replies: Replies::new(reply_bytes),
             changes: Changes::new(sessions, reply_bytes),
             digest: 0,
+            damage: Mark::default(),
         }
     }
 
@@ -199,7 +217,8 @@ impl Sessions {
 
     /// The bytes that a table of this size takes.
     pub(crate) const fn memory(sessions: usize, reply_bytes: usize) -> usize {
-        sessions * (size_of::<Entry>() + size_of::<InFlight>() + 3 * size_of::<u32>())
+        sessions * (size_of::<Entry>() + size_of::<InFlight>() + size_of::<u32>())
+            + 2 * sessions * size_of::<Link>()
             + Self::index_size(sessions) * size_of::<u32>()
             + Replies::memory(reply_bytes)
             + Changes::memory(sessions, reply_bytes)
@@ -223,9 +242,15 @@ impl Sessions {
         request_checksum: Checksum,
     ) -> Verdict {
         let Some(slot) = self.find(client) else {
-            return Verdict::Unknown;
+            return if self.damage.is_set() {
+                Verdict::Damaged
+            } else {
+                Verdict::Unknown
+            };
         };
-        let entry = self.entry(slot);
+        let Some(entry) = self.entry(slot) else {
+            return Verdict::Damaged;
+        };
         if entry.session != session {
             return Verdict::OtherSession {
                 session: entry.session,
@@ -240,7 +265,10 @@ impl Sessions {
                 Verdict::Reused
             }
         } else if request == entry.request.next() {
-            Verdict::Next(Held { slot, entry })
+            Verdict::Next(Held {
+                slot,
+                entry: *entry,
+            })
         } else {
             Verdict::Ahead
         }
@@ -272,8 +300,9 @@ impl Sessions {
         self.in_flight.fill(InFlight::default());
     }
 
-    pub(crate) fn session_number(&self, slot: SessionSlot) -> SessionNumber {
-        self.entry(slot.0).session
+    /// The number of the session in `slot`; none when it is damaged.
+    pub(crate) fn session_number(&self, slot: SessionSlot) -> Option<SessionNumber> {
+        Some(self.entry(slot.0)?.session)
     }
 
     /// Executes a register: opens a session for `client`, evicting the oldest if there is no room.
@@ -289,7 +318,14 @@ impl Sessions {
             self.evict(self.oldest);
         }
         let slot = self.free;
-        self.free = self.newer[slot as usize];
+        let Some(next) = self.newer(slot) else {
+            // Nothing is executed on what is damaged: what is returned leads nowhere.
+            return Held {
+                slot: NONE,
+                entry: Entry::zeroed(),
+            };
+        };
+        self.free = next;
         let entry = Entry {
             client,
             session: SessionNumber::new(op.raw()),
@@ -309,18 +345,22 @@ impl Sessions {
     pub(crate) fn store(&mut self, held: &Held, executed: Executed, reply: &[u8]) -> Checksum {
         let &Held { slot, ref entry } = held;
         let reply_checksum = checksum(reply);
+        if slot == NONE {
+            return reply_checksum;
+        }
         self.changes.begin(executed.op);
         self.digest = self.digest.wrapping_sub(entry.digest(slot));
-        self.replies.free(entry.reply_block, &mut self.changes);
-        self.unlink(slot);
-        self.link_newest(slot);
-        while !self.replies.has_room(reply.len()) {
-            // The session at hand is the newest, and its own blocks are free: what is left to evict
-            // is another's, and an empty pool takes any reply (`Settings::validate`).
-            assert!(self.oldest != slot, "an empty pool takes any reply");
-            self.evict(self.oldest);
-        }
-        let reply_block = self.replies.write(reply, &mut self.changes);
+        self.make_newest(slot);
+        let reply_block = match self
+            .replies
+            .replace(entry.reply_block, reply, &mut self.changes)
+        {
+            true => entry.reply_block,
+            false => match self.store_anew(held, reply) {
+                Some(block) => block,
+                None => return reply_checksum,
+            },
+        };
         let entry = Entry {
             request: executed.request,
             request_checksum: executed.request_checksum,
@@ -335,32 +375,67 @@ impl Sessions {
         reply_checksum
     }
 
-    /// Copies the cached reply of a session into `into` and says where it was executed.
-    pub(crate) fn reply<'a>(&self, slot: SessionSlot, into: &'a mut [u8]) -> (Executed, &'a [u8]) {
-        let entry = self.entry(slot.0);
+    /// Stores a reply that takes other blocks than the one before it, and returns its first block; none,
+    /// and a note, when what it meets is damaged.
+    fn store_anew(&mut self, held: &Held, reply: &[u8]) -> Option<u32> {
+        let &Held { slot, ref entry } = held;
+        self.free_reply(entry.reply_block);
+        while !self.replies.has_room(reply.len()) && !self.damage.is_set() {
+            // The session at hand is the newest, and its own blocks are free: what is left to evict
+            // is another's, and an empty pool takes any reply (`Settings::validate`).
+            assert!(self.oldest != slot, "an empty pool takes any reply");
+            self.evict(self.oldest);
+        }
+        if self.damage.is_set() {
+            return None;
+        }
+        let block = self.replies.write(reply, &mut self.changes);
+        if block.is_none() {
+            self.note_lists();
+        }
+        block
+    }
+
+    fn make_newest(&mut self, slot: u32) {
+        if self.newest != slot {
+            self.unlink(slot);
+            self.link_newest(slot);
+        }
+    }
+
+    /// Copies the cached reply of a session into `into` and says where it was executed; none when any
+    /// of that is damaged (N17: a reply that is not what was written never reaches a client).
+    pub(crate) fn reply<'a>(
+        &self,
+        slot: SessionSlot,
+        into: &'a mut [u8],
+    ) -> Option<(Executed, &'a [u8])> {
+        let entry = self.entry(slot.0)?;
         let reply = &mut into[..entry.reply_size as usize];
-        self.replies.read(entry.reply_block, reply);
-        // N17: a reply that is not what was written never reaches a client.
-        assert!(
-            checksum(reply) == entry.reply_checksum,
-            "a cached reply is damaged (R6.8)"
-        );
+        let is_read = self.replies.read(entry.reply_block, reply).is_some();
+        if !is_read || checksum(reply) != entry.reply_checksum {
+            self.note_reply(entry);
+            return None;
+        }
         let executed = Executed {
             request: entry.request,
             request_checksum: entry.request_checksum,
             op: entry.op,
             index: entry.index,
         };
-        (executed, reply)
+        Some((executed, reply))
     }
 
     /// All sessions, the one that would be evicted first first.
     pub(crate) fn reports(&self) -> impl Iterator<Item = SessionReport> {
         let mut next = self.oldest;
+        let mut left = self.count;
         core::iter::from_fn(move || {
             let slot = next;
-            let entry = (slot != NONE).then(|| self.entry(slot))?;
-            next = self.newer[slot as usize];
+            // Damage ends the list; who looks around does not take part in finding it.
+            left = left.checked_sub(1)?;
+            let entry = *self.entries.get(slot as usize).filter(|e| e.is_sound())?;
+            next = self.newer[slot as usize].open(slot)?;
             Some(SessionReport {
                 client: entry.client,
                 session: entry.session,
@@ -371,14 +446,27 @@ impl Sessions {
         })
     }
 
-    /// The entry in `slot`, verified.
-    fn entry(&self, slot: u32) -> Entry {
-        let entry = self.entries[slot as usize];
-        assert!(
-            entry.checksum == entry.computed_checksum(),
-            "a session is damaged (R6.8)"
-        );
-        entry
+    /// The entry in `slot`, verified; none, and a note, when it is damaged.
+    #[inline]
+    fn entry(&self, slot: u32) -> Option<&Entry> {
+        let Some(entry) = self.entries.get(slot as usize) else {
+            self.note_lists();
+            return None;
+        };
+        if !entry.is_sound() {
+            self.note_slot(slot);
+            return None;
+        }
+        Some(entry)
+    }
+
+    /// The next newer one in the list of `slot`; none, and a note, when that cannot be told.
+    fn newer(&self, slot: u32) -> Option<u32> {
+        self.neighbour(&self.newer, slot)
+    }
+
+    fn older(&self, slot: u32) -> Option<u32> {
+        self.neighbour(&self.older, slot)
     }
 
     /// Ends a change of the entry in `slot`: seals what it has become.
@@ -391,44 +479,56 @@ impl Sessions {
     }
 
     fn evict(&mut self, slot: u32) {
-        assert!(slot != NONE, "there is a session to evict");
-        let entry = self.entry(slot);
+        let Some(&entry) = self.entry(slot) else {
+            return;
+        };
         self.digest = self.digest.wrapping_sub(entry.digest(slot));
-        self.replies.free(entry.reply_block, &mut self.changes);
+        self.free_reply(entry.reply_block);
         self.index_remove(entry.client);
         self.unlink(slot);
+        if self.damage.is_set() {
+            return;
+        }
         self.entries[slot as usize] = Entry::zeroed();
-        self.newer[slot as usize] = self.free;
+        self.newer[slot as usize] = Link::new(slot, self.free);
         self.changes.slot(slot);
         self.free = slot;
         self.count -= 1;
     }
 
+    fn free_reply(&mut self, block: u32) {
+        if self.replies.free(block, &mut self.changes).is_none() {
+            self.note_lists();
+        }
+    }
+
     fn unlink(&mut self, slot: u32) {
-        let (older, newer) = (self.older[slot as usize], self.newer[slot as usize]);
+        let (Some(older), Some(newer)) = (self.older(slot), self.newer(slot)) else {
+            return;
+        };
         match older {
             NONE => self.oldest = newer,
             _ => {
-                self.newer[older as usize] = newer;
+                self.newer[older as usize] = Link::new(older, newer);
                 self.changes.slot(older);
             }
         }
         match newer {
             NONE => self.newest = older,
             _ => {
-                self.older[newer as usize] = older;
+                self.older[newer as usize] = Link::new(newer, older);
                 self.changes.slot(newer);
             }
         }
     }
 
     fn link_newest(&mut self, slot: u32) {
-        self.older[slot as usize] = self.newest;
-        self.newer[slot as usize] = NONE;
+        self.older[slot as usize] = Link::new(slot, self.newest);
+        self.newer[slot as usize] = Link::new(slot, NONE);
         match self.newest {
             NONE => self.oldest = slot,
             newest => {
-                self.newer[newest as usize] = slot;
+                self.newer[newest as usize] = Link::new(newest, slot);
                 self.changes.slot(newest);
             }
         }
@@ -442,37 +542,39 @@ impl Sessions {
         hash as usize & (self.index.len() - 1)
     }
 
-    /// Where in the index the client is, or the empty place where the search ended.
-    fn probe(&self, client: ClientId) -> usize {
+    /// Where in the index the client is, or the empty place where the search ended; none, and a note,
+    /// when that cannot be told (N17: "unknown" must not be what a flipped bit says).
+    fn probe(&self, client: ClientId) -> Option<usize> {
         let mut place = self.home(client);
-        loop {
+        for _ in 0..self.index.len() {
             let slot = self.index[place];
             if slot == NONE {
-                return place;
+                return Some(place);
             }
-            // N17: "unknown" must not be what a flipped bit says.
-            assert!(
-                self.places[slot as usize] as usize == place,
-                "the sessions' index is damaged (R6.8)"
-            );
+            if self.places.get(slot as usize) != Some(&(place as u32)) {
+                break;
+            }
             if self.entries[slot as usize].client == client {
-                return place;
+                return Some(place);
             }
             // Not this one, unless its name is damaged.
-            self.entry(slot);
+            self.entry(slot)?;
             place = (place + 1) & (self.index.len() - 1);
         }
+        self.note_lists();
+        None
     }
 
     fn find(&self, client: ClientId) -> Option<u32> {
-        let slot = self.index[self.probe(client)];
+        let slot = self.index[self.probe(client)?];
         (slot != NONE).then_some(slot)
     }
 
     fn index_insert(&mut self, client: ClientId, slot: u32) {
-        let place = self.probe(client);
-        assert!(self.index[place] == NONE, "a client is in the index once");
-        self.put(place, slot);
+        if let Some(place) = self.probe(client) {
+            assert!(self.index[place] == NONE, "a client is in the index once");
+            self.put(place, slot);
+        }
     }
 
     fn put(&mut self, place: usize, slot: u32) {
@@ -482,8 +584,9 @@ impl Sessions {
 
     fn index_remove(&mut self, client: ClientId) {
         let mask = self.index.len() - 1;
-        let mut hole = self.probe(client);
-        assert!(self.index[hole] != NONE, "an open session is in the index");
+        let Some(mut hole) = self.probe(client) else {
+            return;
+        };
         let mut place = hole;
         loop {
             place = (place + 1) & mask;
@@ -491,8 +594,15 @@ impl Sessions {
             if slot == NONE {
                 break;
             }
+            if self.places.get(slot as usize) != Some(&(place as u32)) {
+                self.note_lists();
+                return;
+            }
             // An entry may move back into the hole unless its home lies between hole and place.
-            let home = self.home(self.entries[slot as usize].client);
+            let Some(entry) = self.entry(slot) else {
+                return;
+            };
+            let home = self.home(entry.client);
             if (place.wrapping_sub(home) & mask) >= (place.wrapping_sub(hole) & mask) {
                 self.put(hole, slot);
                 hole = place;
@@ -507,8 +617,8 @@ impl Sessions {
         let mut sum = 0_u128;
         let mut slot = self.oldest;
         while slot != NONE {
-            sum = sum.wrapping_add(self.entry(slot).digest(slot));
-            slot = self.newer[slot as usize];
+            sum = sum.wrapping_add(self.entry(slot).expect("sound").digest(slot));
+            slot = self.newer(slot).expect("sound");
         }
         Digest::new(sum)
     }

@@ -14,7 +14,7 @@ use vsr_consensus::sim::{Faults, Options, Store, run};
 const SEEDS_MAX: u64 = 200;
 
 /// Mutants that the swarm finds within a few seeds.
-const AT_ONCE: [&str; 10] = [
+const AT_ONCE: [&str; 13] = [
     "reply_before_commit",
     "gap",
     "old_prepare",
@@ -25,6 +25,9 @@ const AT_ONCE: [&str; 10] = [
     "late_log_view",
     "start_view_twice",
     "prepare_twice",
+    "adopt_own_entry",
+    "answer_in_view_change",
+    "init_not_blank",
 ];
 
 /// The seed that kills `mutant`, and the rule that was seen to be broken.

@@ -153,22 +153,30 @@ impl Journal {
     /// (R8.1).
     #[must_use]
     pub fn room(&self, body_size: usize, protected_from: Op) -> bool {
+        self.room_for(body_size, protected_from).is_some()
+    }
+
+    /// Where that body would begin and end, if there is room.
+    #[inline(always)]
+    fn room_for(&self, body_size: usize, protected_from: Op) -> Option<(Position, Position)> {
         if !self.ring.fits(body_size) {
-            return false;
+            return None;
         }
         let op = self.head.next();
         let slots = self.slots() as u64;
         // The op whose slot the new one takes, if there is one.
         let evicts = op.raw().checked_sub(slots).map(Op::new);
         if evicts.is_some_and(|evicted| evicted >= protected_from.max(self.oldest)) {
-            return false;
+            return None;
         }
         let first = protected_from.max(self.tail);
-        let end = Ring::end_of(self.ring.place(self.end, body_size), body_size);
+        let start = self.ring.place(self.end, body_size);
+        let end = Ring::end_of(start, body_size);
         // Bodies lie in order: when the tail is spared, so is everything after it.
-        first > self.head
+        let is_room = first > self.head
             || Ring::is_intact(self.tail_at, end)
-            || Ring::is_intact(self.start_bound(first), end)
+            || Ring::is_intact(self.start_bound(first), end);
+        is_room.then_some((start, end))
     }
 
     /// Appends an entry; its body is copied once. The body's checksum is the one in the header, which
@@ -184,7 +192,7 @@ impl Journal {
         );
         let start = self.reserve(header, protected_from);
         self.ring.put(start, body);
-        self.write(header, start, Stored::Present);
+        self.write_slot(header, start, Stored::Present);
     }
 
     /// Appends a header and reserves room for its body, which is missing until [`Self::put_body`].
@@ -231,15 +239,16 @@ impl Journal {
 
     /// Moves the head to the op of `header`, and `oldest` and `tail` beyond what it overwrites.
     /// Returns where its body begins.
+    ///
+    /// Inlined with all that it asks, as everything on the way of an append: behind the copy of a body,
+    /// each register that is saved on the stack is one more store in a long queue.
+    #[inline(always)]
     fn reserve(&mut self, header: &Header, protected_from: Op) -> Position {
         let op = op_of(header);
         assert!(op == self.head.next(), "the log has no gaps");
-        assert!(
-            self.room(header.body_size(), protected_from),
-            "an op that is not executed here is never overwritten (R8.1)"
-        );
-        let start = self.ring.place(self.end, header.body_size());
-        let end = Ring::end_of(start, header.body_size());
+        let (start, end) = self
+            .room_for(header.body_size(), protected_from)
+            .expect("an op that is not executed here is never overwritten (R8.1)");
         self.oldest = self.oldest.max(op.next().minus(self.slots() as u64));
         let mut tail = self.tail.max(self.oldest);
         if tail != self.tail && tail < op {
@@ -377,24 +386,13 @@ impl Journal {
         (in_one_piece && fits).then_some(start)
     }
 
-    /// Looks at everything that is held for `op`: mends a damaged copy of the slot from the other one
-    /// and marks the entry faulty if its body is damaged. Returns the state after that.
-    pub fn scrub(&mut self, op: Op) -> SlotState {
-        if self.state(op) == SlotState::Empty {
-            return SlotState::Empty;
-        }
-        if let Some(slot) = self.slot(op) {
-            let (header, start, state) = (*slot.header, slot.start, slot.state);
-            self.write(&header, start, state);
-        }
-        if self.read(op) == Err(ReadError::Faulty) {
-            self.mark_faulty(op);
-        }
-        self.state(op)
-    }
-
     /// Writes both copies of the slot of `header`'s op.
     fn write(&mut self, header: &Header, start: Position, state: Stored) {
+        self.write_slot(header, start, state);
+    }
+
+    #[inline(always)]
+    fn write_slot(&mut self, header: &Header, start: Position, state: Stored) {
         let op = op_of(header);
         let slot = self.slot_of(op);
         let place = Place::new(op, start, state);
@@ -423,6 +421,22 @@ impl Journal {
     #[must_use]
     pub const fn oldest(&self) -> Op {
         self.oldest
+    }
+
+    /// Head, oldest and tail, and where the bodies of tail and head lie: the numbers that no checksum
+    /// covers, for whoever keeps a second copy of them.
+    #[must_use]
+    #[inline]
+    pub const fn numbers(&self) -> [u64; 7] {
+        [
+            self.head.raw(),
+            self.oldest.raw(),
+            self.tail.raw(),
+            self.tail_at.lap,
+            self.tail_at.line,
+            self.end.lap,
+            self.end.line,
+        ]
     }
 
     /// The header of `op`, verified, if it is held and at least one of its copies is undamaged.
@@ -487,6 +501,7 @@ impl Journal {
         }
     }
 
+    #[inline]
     pub(crate) const fn slot_of(&self, op: Op) -> usize {
         (op.raw() % self.slots() as u64) as usize
     }
@@ -505,9 +520,19 @@ impl Journal {
         })
     }
 
-    fn header_in(&self, slot: usize, op: Op) -> Option<&Header> {
-        let mut copies = self.headers.iter().map(|copy| &copy[slot]);
-        copies.find(|header| is_header_of(header, op))
+    #[inline]
+    pub(crate) fn header_in(&self, slot: usize, op: Op) -> Option<&Header> {
+        let first = &self.headers[0][slot];
+        if is_header_of(first, op) {
+            return Some(first);
+        }
+        self.second_header(slot, op)
+    }
+
+    #[cold]
+    fn second_header(&self, slot: usize, op: Op) -> Option<&Header> {
+        let second = &self.headers[1][slot];
+        is_header_of(second, op).then_some(second)
     }
 
     // Always inlined, with its caller: a position that is returned through memory as two words, and
@@ -515,14 +540,19 @@ impl Journal {
     // cache, for longer than everything else that a read does before.
     #[inline(always)]
     fn place_in(&self, slot: usize, op: Op) -> Option<(Position, Stored)> {
-        let [first, second] = &self.places;
-        match first[slot].open(op) {
+        match self.places[0][slot].open(op) {
             Some(open) => Some(open),
-            None => second[slot].open(op),
+            None => self.second_place(slot, op),
         }
     }
 
+    #[cold]
+    fn second_place(&self, slot: usize, op: Op) -> Option<(Position, Stored)> {
+        self.places[1][slot].open(op)
+    }
+
     /// Where the body of `op` begins.
+    #[inline(always)]
     fn start(&self, op: Op) -> Option<Position> {
         self.place_in(self.slot_of(op), op).map(|(start, _)| start)
     }
@@ -552,7 +582,16 @@ impl Journal {
 
     /// As [`Self::start`]; if that is damaged beyond reading, a position at or before it: the
     /// closest older one that is known, so that protection errs towards protecting.
+    #[inline(always)]
     fn start_bound(&self, op: Op) -> Position {
+        match self.start(op) {
+            Some(start) => start,
+            None => self.start_before(op),
+        }
+    }
+
+    #[cold]
+    fn start_before(&self, op: Op) -> Position {
         let mut older = op;
         loop {
             if let Some(start) = self.start(older) {
@@ -566,6 +605,7 @@ impl Journal {
     }
 }
 
+#[inline]
 fn op_of(header: &Header) -> Op {
     header
         .fields::<Prepare>()

@@ -68,10 +68,12 @@ mod inject;
 mod journal;
 mod memory;
 mod ring;
+mod scrub;
 mod slot;
 
 #[cfg(any(test, feature = "inject"))]
 pub use inject::SLOT_BITS;
 pub use journal::{Journal, PutError, ReadError};
 pub use ring::LINE_SIZE;
+pub use scrub::Scrubbed;
 pub use slot::SlotState;

@@ -92,6 +92,7 @@ impl Place {
         bytemuck::cast([FRESH; size_of::<Self>()])
     }
 
+    #[inline]
     pub(crate) fn new(op: Op, start: Position, state: Stored) -> Self {
         let mut place = Self {
             lap_and_state: start.lap << 16 | u64::from(state.raw()),
@@ -136,6 +137,7 @@ pub(crate) fn fresh_header() -> Header {
 
 /// Whether `header` is, undamaged, the one of `op`. The route is outside the header's own checksum
 /// and has one of its own.
+#[inline]
 pub(crate) fn is_header_of(header: &Header, op: Op) -> bool {
     header.is_intact()
         && header.route().is_some()

@@ -10,7 +10,7 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
-use vsr_consensus::{Context, StateMachine};
+use vsr_consensus::{Context, Scrub, StateMachine};
 use vsr_node::kv::{KvMachine, Opcode, OperationBuilder};
 use vsr_types::{Op, Timestamp, ViewStamp, checksum};
 
@@ -109,6 +109,27 @@ fn commands(c: &mut Criterion) {
     }
 }
 
+/// Going over the whole state, a mebibyte at a time: the scrubber, and the proof of an image.
+fn integrity(c: &mut Criterion) {
+    const STEP: usize = 1 << 20;
+    let mut machine = filled(1_000_000);
+    let mut group = c.benchmark_group("kv/integrity");
+    group.throughput(Throughput::Bytes(STEP as u64));
+    group.bench_function("scrub", |bencher| {
+        bencher.iter(|| assert_eq!(machine.scrub(STEP), Scrub::Clean));
+    });
+    let chunks = machine.image_chunks();
+    machine.image_begin(chunks).expect("fits");
+    group.bench_function("image_verify", |bencher| {
+        bencher.iter(|| {
+            if machine.image_verify(STEP).expect("a state") {
+                machine.image_begin(chunks).expect("fits");
+            }
+        });
+    });
+    group.finish();
+}
+
 fn floors(c: &mut Criterion) {
     let source = vec![3; KEY_SIZE + VALUE_SIZE + 24];
     let mut target = source.clone();
@@ -129,6 +150,6 @@ criterion_group! {
         .sample_size(30)
         .warm_up_time(std::time::Duration::from_millis(500))
         .measurement_time(std::time::Duration::from_secs(1));
-    targets = commands, floors
+    targets = commands, integrity, floors
 }
 criterion_main!(kv);

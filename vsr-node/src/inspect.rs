@@ -3,8 +3,11 @@
 //! Everything is plain data with serde on both sides, so that a tool reads exactly what a node wrote.
 //! Identifiers of 128 bits are hexadecimal text, because JSON numbers cannot hold them.
 
+mod chunks;
 #[cfg(test)]
 mod tests;
+
+pub use chunks::{CHUNKS_MAX, Chunk, Chunks, chunks};
 
 use std::time::Duration;
 
@@ -593,6 +596,9 @@ pub fn halt_text(reason: HaltReason) -> String {
             "divergence: the state after op {op} is not that of a majority; keep the logs, stop this node and start it again blank"
         ),
         HaltReason::OpMax => "the op numbers are used up (--op-max)".into(),
+        HaltReason::Memory => {
+            "memory: numbers that the protocol rests on changed by themselves; check this machine's memory, and start the node again: it recovers from the others".into()
+        }
         HaltReason::Superseded => {
             "superseded: another process has taken this replica's place in the cluster; see that only one is started per replica".into()
         }

@@ -99,6 +99,8 @@ const USAGE: u8 = 2;
 const REFUSED: u8 = 3;
 /// The state differs from that of a majority.
 const DIVERGENCE: u8 = 4;
+/// Protocol memory failed its check (R6.8): start it again, and check the machine.
+const MEMORY: u8 = 5;
 
 fn main() -> ExitCode {
     let code = match Cli::parse().command {
@@ -183,6 +185,7 @@ fn start(arguments: &Start) -> u8 {
         Ok(match node.serve_key_values().await {
             Ok(()) => 0,
             Err(error @ NodeError::Divergence(_)) => fail(DIVERGENCE, &error),
+            Err(error @ NodeError::Memory(_)) => fail(MEMORY, &error),
             Err(error) => fail(FAILED, &error),
         })
     })

@@ -191,6 +191,7 @@ fn recovery(samples: &mut Samples, report: &Report, around: &Surroundings<'_>) {
         ),
         ("op_max", report.halted == Some(HaltReason::OpMax)),
         ("superseded", report.halted == Some(HaltReason::Superseded)),
+        ("memory", report.halted == Some(HaltReason::Memory)),
     ] {
         let labels = vec![("reason", name.to_owned())];
         samples.gauge(

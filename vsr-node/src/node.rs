@@ -75,6 +75,9 @@ pub enum NodeError {
     /// The replica's state is not that of the others: exit code 4.
     #[error("{0}")]
     Divergence(String),
+    /// The memory of this machine does not keep what is written (R6.8): exit code 5.
+    #[error("{0}")]
+    Memory(String),
     /// The replica stopped for another reason.
     #[error("{0}")]
     Stopped(String),
@@ -496,6 +499,9 @@ impl<S: StateMachine + 'static> Running<S> {
             InspectTopic::Sessions => json(&self.server.with_replica(inspect::sessions)),
             InspectTopic::Op => json(&self.server.with_replica(|r| inspect::op(r, op))?),
             InspectTopic::Digest => json(&self.server.with_replica(|r| inspect::digest(r, op))?),
+            InspectTopic::Chunks => {
+                json(&self.server.with_replica(|r| inspect::chunks(r, argument))?)
+            }
         }
     }
 }
@@ -599,6 +605,9 @@ fn stop_result(reason: StopReason) -> Result<(), NodeError> {
         StopReason::Halted(why @ HaltReason::Divergence { .. }) => {
             Err(NodeError::Divergence(inspect::halt_text(why)))
         }
+        StopReason::Halted(why @ HaltReason::Memory) => {
+            Err(NodeError::Memory(inspect::halt_text(why)))
+        }
         StopReason::Halted(why) => Err(NodeError::Stopped(inspect::halt_text(why))),
     }
 }
@@ -631,6 +640,8 @@ mod tests {
         let op = Op::new(5);
         let diverged = stop_result(StopReason::Halted(HaltReason::Divergence { op }));
         assert!(matches!(diverged, Err(NodeError::Divergence(text)) if text.contains("op 5")));
+        let damaged = stop_result(StopReason::Halted(HaltReason::Memory));
+        assert!(matches!(damaged, Err(NodeError::Memory(text)) if text.contains("start the node")));
         let full = stop_result(StopReason::Halted(HaltReason::OpMax));
         assert!(matches!(full, Err(NodeError::Stopped(text)) if text.contains("--op-max")));
     }

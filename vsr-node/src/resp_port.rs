@@ -56,11 +56,14 @@ impl<S: StateMachine + 'static> Cluster for ReplicaPort<S> {
 
     fn read_stale(&self, query: &[u8], reply: &mut [u8]) -> usize {
         self.server.with_replica(|replica| {
-            if replica.transfer().is_some() {
+            if !replica.has_state() {
                 // Half a state answers nothing.
                 return 0;
             }
-            replica.machine().query(&replica.context(), query, reply)
+            let size = replica.machine().query(&replica.context(), query, reply);
+            // N17: nor does an answer made from damaged bytes leave.
+            let is_sound = replica.machine().damaged().is_none();
+            if is_sound { size } else { 0 }
         })
     }
 

@@ -266,6 +266,18 @@ const CASES: &[Case] = &[
         "100ms",
     ),
     case(
+        &[("scrub-period", "1ms")],
+        "scrub-period",
+        "too small",
+        "at least",
+    ),
+    case(
+        &[("transfer-rate", "1KiB")],
+        "transfer-rate",
+        "too small",
+        "at least",
+    ),
+    case(
         &[("resp-lanes", "0")],
         "resp-lanes",
         "out of range",

@@ -17,7 +17,9 @@ use bytemuck::{Pod, Zeroable};
 use static_assertions::const_assert_eq;
 
 use crate::limits::{BATCH_HEADER_SIZE, BATCH_REQUESTS_MAX, REQUEST_HEADER_SIZE};
-use crate::{Checksum, ClientId, Epoch, RequestNumber, SessionNumber, checksum};
+use crate::{
+    Checksum, ClientId, Epoch, RequestNumber, SessionNumber, checksum, checksum_behind_first,
+};
 
 /// The header of one request, made by the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
@@ -120,9 +122,8 @@ impl RequestHeader {
 /// The checksum that the request in `bytes` carries, if it is right for all of them.
 #[inline]
 pub(crate) fn request_checksum(bytes: &[u8]) -> Option<Checksum> {
-    let (sealed, covered) = bytes.split_first_chunk::<4>()?;
-    let sealed = Checksum::new(u32::from_le_bytes(*sealed));
-    (checksum(covered) == sealed).then_some(sealed)
+    let sealed = Checksum::new(u32::from_le_bytes(*bytes.first_chunk()?));
+    (checksum_behind_first(bytes) == sealed).then_some(sealed)
 }
 
 /// One request as it lies in a frame or a batch: header and operation in one piece.

@@ -34,6 +34,73 @@ pub fn checksum(bytes: &[u8]) -> Checksum {
     Checksum(append(0, bytes))
 }
 
+/// The checksum of `bytes` without the first four of them.
+///
+/// Our layouts are whole words and begin with their own checksum, which covers what is behind it. A
+/// processor takes eight bytes at a time, and the four that are left of the first word one by one, which
+/// takes as long as half of a header. So the first word is taken whole, from a state that its first half
+/// turns into the fresh one: the same sum, bit for bit.
+///
+/// # Panics
+/// When there are fewer than four.
+#[must_use]
+#[inline]
+pub fn checksum_behind_first(bytes: &[u8]) -> Checksum {
+    let (first, _) = bytes
+        .split_first_chunk()
+        .expect("the caller has a whole layout");
+    Checksum(append(!(BEFORE ^ u32::from_le_bytes(*first)), bytes))
+}
+
+/// The state that four zero bytes turn into the fresh one: the register is run backwards, 32 steps.
+/// Other bytes are added to the state before they are shifted out of it.
+const BEFORE: u32 = {
+    let mut state = !0_u32;
+    let mut step = 0;
+    while step < 32 {
+        // The polynomial, reversed, has its highest bit set: so that bit says whether it was added.
+        state = if state >> 31 == 1 {
+            (state ^ POLYNOMIAL) << 1 | 1
+        } else {
+            state << 1
+        };
+        step += 1;
+    }
+    state
+};
+
+/// Castagnoli's, bits reversed.
+const POLYNOMIAL: u32 = 0x82F6_3B78;
+
+/// The checksum of the four bytes of `word`, from tables: for so few bytes that is faster than to ask
+/// whether the processor has an instruction.
+#[must_use]
+#[inline]
+pub(crate) fn checksum_of_word(word: u32) -> Checksum {
+    let mut sum = 0;
+    for (place, table) in OF_NIBBLES.iter().enumerate() {
+        sum ^= table[((!word >> (4 * place)) & 0xF) as usize];
+    }
+    Checksum(!sum)
+}
+
+/// What each nibble at each place adds to the sum of four bytes, which is linear in them.
+const OF_NIBBLES: [[u32; 16]; 8] = {
+    let mut tables = [[0; 16]; 8];
+    let mut at = 0;
+    while at < 8 * 16 {
+        let mut state = (at as u32 % 16) << (4 * (at / 16));
+        let mut step = 0;
+        while step < 32 {
+            state = (state >> 1) ^ (POLYNOMIAL & (state & 1).wrapping_neg());
+            step += 1;
+        }
+        tables[at / 16][at % 16] = state;
+        at += 1;
+    }
+    tables
+};
+
 /// Continues the sum `crc` over `bytes`.
 #[inline]
 fn append(crc: u32, bytes: &[u8]) -> u32 {
@@ -119,7 +186,7 @@ mod tests {
         let by_definition = |bytes: &[u8]| {
             !bytes.iter().fold(!0_u32, |sum, &byte| {
                 (0..8).fold(sum ^ u32::from(byte), |sum, _| {
-                    (sum >> 1) ^ (0x82F6_3B78 & (sum & 1).wrapping_neg())
+                    (sum >> 1) ^ (POLYNOMIAL & (sum & 1).wrapping_neg())
                 })
             })
         };
@@ -136,6 +203,25 @@ mod tests {
                     "{start}..{end}"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn what_is_behind_the_first_four_bytes_has_its_own_sum() {
+        let bytes: [u8; 300] = core::array::from_fn(|i| (i * i * 7 + 3 * i) as u8);
+        for start in 0..8 {
+            for end in start + 4..300 {
+                let bytes = &bytes[start..end];
+                assert_eq!(checksum_behind_first(bytes), checksum(&bytes[4..]));
+            }
+        }
+    }
+
+    #[test]
+    fn the_sum_of_a_word_is_that_of_its_bytes() {
+        let words = (0..32).map(|bit| 1 << bit).chain([0, !0, 0x0123_4567]);
+        for word in words {
+            assert_eq!(checksum_of_word(word), checksum(&word.to_le_bytes()));
         }
     }
 

@@ -14,6 +14,8 @@ use crate::{ClusterId, Command, HEADER_SIZE, Header, Message, Request, limits};
 #[derive(Clone, Copy, Debug)]
 pub struct Frame<'a> {
     header: Header,
+    /// The header's, known since the frame was parsed.
+    command: Command,
     body: &'a [u8],
 }
 
@@ -116,7 +118,11 @@ impl<'a> Frame<'a> {
         if !header.covers(body) {
             return Err(FrameError::BodyChecksum);
         }
-        Ok(Self { header, body })
+        Ok(Self {
+            header,
+            command,
+            body,
+        })
     }
 
     /// The header.
@@ -134,15 +140,10 @@ impl<'a> Frame<'a> {
     }
 
     /// The kind of message.
-    ///
-    /// # Panics
-    /// Never: a frame's command was checked when it was made.
     #[must_use]
     #[inline]
-    pub fn command(&self) -> Command {
-        self.header
-            .command()
-            .expect("a frame's command was checked")
+    pub const fn command(&self) -> Command {
+        self.command
     }
 
     /// The fields, if the message is an `M`.
@@ -156,7 +157,7 @@ impl<'a> Frame<'a> {
     #[must_use]
     #[inline]
     pub fn request(&self) -> Option<Request<'a>> {
-        let is_request = self.header.command() == Some(Command::Request);
+        let is_request = self.command == Command::Request;
         is_request
             .then(|| Request::first_in(self.body))
             .flatten()
@@ -191,6 +192,7 @@ impl Command {
     /// pings (which tell a blank replica that its peers have one), recovery's first question and its
     /// answer, init and inspection.
     #[must_use]
+    #[inline]
     pub const fn is_outside_clusters(self) -> bool {
         matches!(
             self,

@@ -21,7 +21,7 @@ use static_assertions::const_assert_eq;
 use crate::message::FIELDS_SIZE;
 use crate::{
     Checksum, ClusterId, Command, Epoch, Identity, Incarnation, MemberId, Message, ReplicaIndex,
-    Route, View, checksum, limits,
+    Route, View, checksum, checksum_behind_first, limits,
 };
 
 /// The size of a header on the wire and in memory.
@@ -98,7 +98,7 @@ impl Header {
 
     #[inline]
     fn computed_checksum(&self) -> Checksum {
-        checksum(&bytemuck::bytes_of(self)[COVERED_FROM..])
+        checksum_behind_first(&bytemuck::bytes_of(self)[COVERED_FROM - 4..])
     }
 
     /// Whether the checksum over the header is right.

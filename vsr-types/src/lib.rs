@@ -46,7 +46,7 @@ pub mod route;
 mod time;
 
 pub use batch::{Batch, BatchBuilder, BatchError, Operation, Request, RequestHeader};
-pub use checksum::{Checksum, Hasher, checksum};
+pub use checksum::{Checksum, Hasher, checksum, checksum_behind_first};
 pub use frame::{Frame, FrameError};
 pub use header::{HEADER_SIZE, Header};
 pub use ids::{

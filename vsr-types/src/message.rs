@@ -30,7 +30,7 @@ pub use operate::{
 };
 pub use repair::{
     GetHeaders, GetPrepare, GetState, Headers, NewState, STATE_ALL, STATE_CHUNK, STATE_DONE,
-    STATE_END, STATE_HELD, STATE_LIVE, StateOffer,
+    STATE_END, STATE_HELD, STATE_LIVE, STATE_SLOWLY, StateOffer,
 };
 
 /// The size of every message's fields.
@@ -57,6 +57,7 @@ macro_rules! commands {
 
             /// From the header's byte; none when this build does not know it.
             #[must_use]
+            #[inline]
             pub const fn from_raw(raw: u8) -> Option<Self> {
                 match raw {
                     $($raw => Some(Self::$name),)*

@@ -10,7 +10,8 @@
 //!       hop 6   hop 5         hop 0   count
 //! ```
 
-use crate::{Checksum, ReplicaIndex, checksum, limits::REPLICAS_MAX};
+use crate::checksum::checksum_of_word;
+use crate::{Checksum, ReplicaIndex, limits::REPLICAS_MAX};
 
 /// The replicas that a prepare visits, in order, the primary not included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,6 +38,7 @@ impl Route {
 
     /// From the header's field, if its checksum and its shape are right.
     #[must_use]
+    #[inline]
     pub fn parse(raw: u32, sealed: Checksum) -> Option<Self> {
         let count = (raw & 0xF) as usize;
         let right = sealed == Self(raw).checksum()
@@ -58,8 +60,9 @@ impl Route {
 
     /// The envelope's own checksum.
     #[must_use]
+    #[inline]
     pub fn checksum(self) -> Checksum {
-        checksum(&self.0.to_le_bytes())
+        checksum_of_word(self.0)
     }
 
     /// How many hops it has.

@@ -27,12 +27,44 @@ pub(super) struct Proposal {
     token: Nonce,
     /// When it was agreed to.
     since: Instant,
+    /// Whether its cluster was formed with an earlier process in this place, so that this one recovers.
+    is_void: bool,
 }
 
 impl Proposal {
-    /// Whether this agreement to form `cluster` still stands.
-    pub(super) fn is_for(&self, cluster: ClusterId, now: Instant) -> bool {
-        self.cluster == cluster && now.since(self.since) < AGREED_FOR
+    /// Whether this process is one of those that form `cluster`. However late the word that it was
+    /// formed comes: nobody else will ever tell it what it need not recover.
+    pub(super) fn is_for(&self, cluster: ClusterId) -> bool {
+        self.cluster == cluster && !self.is_void
+    }
+}
+
+/// How many proposals that came to nothing are remembered.
+const RENOUNCED_MAX: usize = 16;
+
+/// The proposals that this process agreed to and then left for another. It agrees to none of them again:
+/// their operators may still have its first agreement and give their word, and so may those of the
+/// later ones, so that each would win a part of the replicas. Only a restart forgets: it draws a nonce
+/// that nobody's word names.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Renounced {
+    tokens: [Nonce; RENOUNCED_MAX],
+    next: usize,
+}
+
+impl Renounced {
+    pub(super) const NONE: Self = Self {
+        tokens: [Nonce::ZERO; RENOUNCED_MAX],
+        next: 0,
+    };
+
+    fn add(&mut self, token: Nonce) {
+        self.tokens[self.next % RENOUNCED_MAX] = token;
+        self.next += 1;
+    }
+
+    fn has(&self, token: Nonce) -> bool {
+        self.tokens.contains(&token)
     }
 }
 
@@ -57,15 +89,18 @@ impl<S: StateMachine> Replica<S> {
         let since = self.now.monotonic;
         if let Status::Blank(Some(agreed)) = self.status
             && agreed.token != propose.token
-            && since.since(agreed.since) < AGREED_FOR
         {
-            self.answer_init(out, propose.token, InitOutcome::OtherProposal);
-            return Err(DropReason::WrongStatus);
+            if since.since(agreed.since) < AGREED_FOR || self.renounced.has(propose.token) {
+                self.answer_init(out, propose.token, InitOutcome::OtherProposal);
+                return Err(DropReason::WrongStatus);
+            }
+            self.renounced.add(agreed.token);
         }
         self.status = Status::Blank(Some(Proposal {
             cluster: propose.cluster,
             token: propose.token,
             since,
+            is_void: false,
         }));
         let ack = InitAck {
             token: propose.token,
@@ -99,12 +134,18 @@ impl<S: StateMachine> Replica<S> {
             return Err(DropReason::Duplicate);
         };
         let mine = nonces.nonces[self.me().as_usize()];
-        let agreed = proposal.filter(|agreed| {
-            agreed.cluster == commit.cluster
-                && agreed.token == commit.token
-                && (mine == self.boot.nonce || self.is_off(Mutant::InitAnyNonce))
-        });
-        let Some(agreed) = agreed else {
+        let is_mine = mine == self.boot.nonce || self.is_off(Mutant::InitAnyNonce);
+        let proposed = proposal
+            .filter(|agreed| agreed.cluster == commit.cluster && agreed.token == commit.token);
+        if let Some(agreed) = proposed
+            && !is_mine
+        {
+            self.status = Status::Blank(Some(Proposal {
+                is_void: true,
+                ..agreed
+            }));
+        }
+        let Some(agreed) = proposed.filter(|_| is_mine) else {
             self.answer_init(out, commit.token, InitOutcome::UnknownProposal);
             return Err(DropReason::WrongStatus);
         };

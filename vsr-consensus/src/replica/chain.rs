@@ -308,6 +308,12 @@ impl Links {
         }
     }
 
+    /// What each backup has acknowledged.
+    #[inline]
+    pub(super) fn acknowledged_ops(&self) -> [Op; REPLICAS_MAX] {
+        core::array::from_fn(|peer| self.peers[peer].acked)
+    }
+
     /// The last op that `quorum` replicas hold, this primary with `head` being one of them.
     pub(super) fn acknowledged_by_quorum(&self, quorum: u8, head: Op) -> Op {
         let mut acked = [Op::ZERO; REPLICAS_MAX];

@@ -16,10 +16,13 @@ impl<S: StateMachine> Replica<S> {
     /// is work to do. A driver should flush what was sent between two deadlines.
     #[must_use]
     pub fn next_deadline(&self) -> Instant {
+        if self.is_untrusted {
+            return Instant::FAR_FUTURE;
+        }
         if self.has_to_send() || self.can_execute() || self.can_answer_reads() {
             return Instant::ZERO;
         }
-        if self.can_start_view() {
+        if self.can_start_view() || self.is_asked_for_state() {
             return Instant::ZERO;
         }
         let mut next = self.ping_at.min(self.change_deadline());
@@ -35,7 +38,7 @@ impl<S: StateMachine> Replica<S> {
         if let Some(repair) = self.repair_deadline() {
             next = next.min(repair);
         }
-        next
+        next.min(self.upkeep_deadline())
     }
 
     fn has_to_send(&self) -> bool {
@@ -57,6 +60,7 @@ impl<S: StateMachine> Replica<S> {
         if self.now.monotonic >= self.ping_at {
             self.send_pings(out);
         }
+        self.on_upkeep(out);
         if had_to_send {
             return;
         }
@@ -64,6 +68,7 @@ impl<S: StateMachine> Replica<S> {
         if self.can_answer_reads() {
             self.answer_reads(out);
         }
+        self.give_some_state(out);
     }
 
     fn on_primary_deadline(&mut self, out: &mut impl Outbox) {

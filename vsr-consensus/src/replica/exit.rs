@@ -192,7 +192,7 @@ impl<S: StateMachine> Replica<S> {
     /// R6.7, R8.5: only who takes part and has a state gives it.
     fn assert_has_state(&self) {
         assert!(
-            self.is_normal() && !self.is_transferring(),
+            self.is_normal() && self.has_state(),
             "what is not a state is not given"
         );
     }

@@ -1,37 +1,15 @@
 //! What must hold after every step, whatever came in. The second of the two places at which each
 //! invariant is checked (N29); the first is where the value changes.
 
-use vsr_types::{Epoch, Incarnation, Op, View};
+use vsr_types::Op;
 
 use super::{Replica, Status};
 use crate::StateMachine;
 
-/// What never goes back (I2).
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Watermarks {
-    incarnation: Incarnation,
-    epoch: Epoch,
-    view: View,
-    log_view: View,
-    commit: Op,
-    applied: Op,
-    blank: bool,
-}
-
 impl<S: StateMachine> Replica<S> {
-    pub(super) const fn watermarks(&self) -> Watermarks {
-        Watermarks {
-            incarnation: self.incarnation,
-            epoch: self.epoch,
-            view: self.view,
-            log_view: self.log_view,
-            commit: self.commit,
-            applied: self.applied,
-            blank: matches!(self.status, Status::Blank(_)),
-        }
-    }
-
-    pub(super) fn check_invariants(&self, before: &Watermarks) {
+    /// What never goes back (I2), and what holds at any time.
+    pub(super) fn check_invariants(&self) {
+        let before = self.sealed.as_ref().expect("sealed when the step began");
         // I1.
         assert!(
             self.crash_vector.of(self.me()) == self.incarnation,
@@ -93,7 +71,10 @@ impl<S: StateMachine> Replica<S> {
         // I24: a blank replica belongs to nothing, and nobody becomes blank again.
         match self.status {
             Status::Blank(_) => {
-                assert!(before.blank, "a replica is blank only when it starts");
+                assert!(
+                    matches!(before.status, Status::Blank(_)),
+                    "a replica is blank only when it starts"
+                );
                 assert!(
                     self.cluster.is_zero() && self.op() == Op::ZERO,
                     "blank means empty"

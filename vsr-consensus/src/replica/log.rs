@@ -19,7 +19,7 @@ use alloc::boxed::Box;
 use alloc::vec;
 
 use bytemuck::Zeroable;
-use vsr_journal::SlotState;
+use vsr_journal::{Journal, SlotState};
 use vsr_types::body::{LogSuffix, SUFFIX_WORDS};
 use vsr_types::message::Prepare;
 use vsr_types::{HEADER_SIZE, Header, Identity, Op, limits};
@@ -71,6 +71,31 @@ impl Inherited {
         }
         let header = &self.headers[op.distance_from(self.first()) as usize];
         header.is_intact().then_some(header)
+    }
+
+    /// Rewrites headers that are damaged from those of the ring, which has them too up to `verified`. Says
+    /// how many.
+    pub(super) fn mend(&mut self, journal: &Journal, verified: Op) -> u32 {
+        let (first, mut mended) = (self.first(), 0);
+        for (index, header) in self.headers[..self.count].iter_mut().enumerate() {
+            let op = first.plus(index as u64);
+            // Intact, or a blank that stands for an entry nobody could show.
+            if header.is_intact() || *header == Header::zeroed() || op > verified {
+                continue;
+            }
+            if let Some(whole) = journal.header(op) {
+                *header = *whole;
+                mended += 1;
+            }
+        }
+        mended
+    }
+
+    /// Flips a bit of a header, as memory does.
+    #[cfg(feature = "sim")]
+    pub(super) fn flip(&mut self, index: usize, bit: usize) -> bool {
+        let header = self.headers[..self.count].get_mut(index);
+        header.is_some_and(|header| super::flip::flip_bit(bytemuck::bytes_of_mut(header), bit))
     }
 
     fn set(&mut self, headers: &[Header], head: Op) {
@@ -393,7 +418,7 @@ impl<S: StateMachine> Replica<S> {
     }
 
     /// Damages the entry of `op`, as memory does: for tests.
-    #[cfg(feature = "mutate")]
+    #[cfg(any(feature = "mutate", feature = "sim"))]
     pub fn damage(&mut self, op: Op) {
         self.journal.mark_faulty(op);
     }

@@ -12,6 +12,8 @@
 //! | `chain` | the route of prepares, links that break and mend |
 //! | `log` | what a view's log begins with, what of it is held |
 //! | `repair` | fetching what is missing from others' journals |
+//! | `scrub` | looking for damage before anybody needs what was damaged |
+//! | `damage` | state that is not what was written, and how it is got rid of |
 //! | `view_change` | leaving a view, and following the next |
 //! | `view_change::elect` | from votes to a view that has started |
 //! | `hand_over` | letting another replica lead |
@@ -24,14 +26,19 @@
 //! | `deadlines` | what happens when, and when next |
 //! | `exit` | the one way out, the mirror of `admit` |
 //! | `invariants` | what must hold after every step |
+//! | `control` | the numbers that promises rest on, kept twice |
 
 mod admit;
 mod bootstrap;
 mod chain;
+mod control;
+mod damage;
 mod deadlines;
 mod exit;
 #[cfg(feature = "sim")]
 pub(crate) mod fingerprint;
+#[cfg(feature = "sim")]
+pub(crate) mod flip;
 mod hand_over;
 mod invariants;
 mod log;
@@ -42,6 +49,7 @@ mod reads;
 mod recovery;
 mod repair;
 mod requests;
+mod scrub;
 #[cfg(test)]
 mod tests;
 mod transfer;
@@ -63,15 +71,23 @@ use crate::digests::Digests;
 use crate::mutants::Mutant;
 use crate::random::Random;
 use crate::sessions::{SessionReport, Sessions, whole_digest};
-use crate::{Boot, Config, HaltReason, Input, Outbox, Outcome, PeerReport, Report, StateMachine};
-use bootstrap::Proposal;
+use crate::{
+    Boot, Config, DropReason, HaltReason, Input, Outbox, Outcome, PeerReport, Report, StateMachine,
+};
+use bootstrap::{Proposal, Renounced};
 use chain::Links;
+use control::Control;
+use damage::Damage;
+#[cfg(feature = "sim")]
+pub use flip::Place;
 use log::Inherited;
 use reads::Reads;
 use recovery::Recovery;
 pub use recovery::{RecoveryPhase, RecoveryReport};
 use repair::Repair;
 use requests::OpenBatch;
+pub use scrub::ScrubReport;
+use scrub::Scrubber;
 use transfer::Transfer;
 pub use transfer::TransferReport;
 use view_change::Change;
@@ -96,6 +112,10 @@ enum Status {
 pub struct Replica<S> {
     config: Config,
     boot: Boot,
+    /// What the numbers of the protocol were after the last step; none: no step yet.
+    sealed: Option<Control>,
+    /// They were found to be others: nothing here can be trusted.
+    is_untrusted: bool,
     machine: S,
     status: Status,
 
@@ -112,6 +132,7 @@ pub struct Replica<S> {
     members: [MemberId; limits::REPLICAS_MAX],
     bootstrap: vsr_types::body::BootNonces,
     bootstrap_token: vsr_types::Nonce,
+    renounced: Renounced,
 
     journal: Journal,
     /// What the log's view began with.
@@ -124,9 +145,10 @@ pub struct Replica<S> {
     head: Identity,
     /// The timestamp of that op.
     head_timestamp: Timestamp,
-    /// When it was prepared here, or arrived; none: it came with a log from others, and how long ago it
-    /// was prepared is not known.
-    prepared_at: Option<Instant>,
+    /// The timestamp of the last entry that was prepared here, or arrived soon after it was prepared, and
+    /// when that was. What comes with a log or a state from others may be older than its arrival by any
+    /// time, and says nothing about the clock.
+    clock_base: Option<(Timestamp, Instant)>,
     /// The bytes of the bodies that this primary has prepared and not executed.
     unexecuted_bytes: usize,
     /// The last op known to be committed. May lie beyond the journal's head at a backup (I3).
@@ -139,6 +161,9 @@ pub struct Replica<S> {
     /// The entry after `applied` was found damaged and must be fetched again before it can run.
     stalled: bool,
     sessions: Sessions,
+    /// What of machine and sessions is not what was written.
+    damage: Damage,
+    scrubber: Scrubber,
     digests: Digests,
     /// The period of replicated time in which the newest digest was taken.
     digest_period: u64,
@@ -171,6 +196,8 @@ impl<S: StateMachine> Replica<S> {
     #[must_use]
     pub fn new(config: &Config, boot: Boot, machine: S) -> Self {
         Self {
+            sealed: None,
+            is_untrusted: false,
             machine,
             status: Status::Blank(None),
             cluster: ClusterId::ZERO,
@@ -182,13 +209,14 @@ impl<S: StateMachine> Replica<S> {
             members: [MemberId::ZERO; limits::REPLICAS_MAX],
             bootstrap: bytemuck::Zeroable::zeroed(),
             bootstrap_token: vsr_types::Nonce::ZERO,
+            renounced: Renounced::NONE,
             journal: Journal::new(config.journal_slots, config.journal_bytes),
             inherited: Inherited::new(config),
             verified: Op::ZERO,
             held: Op::ZERO,
             head: Identity::default(),
             head_timestamp: Timestamp::default(),
-            prepared_at: None,
+            clock_base: None,
             unexecuted_bytes: 0,
             commit: Op::ZERO,
             applied: Op::ZERO,
@@ -196,6 +224,8 @@ impl<S: StateMachine> Replica<S> {
             applied_timestamp: Timestamp::default(),
             stalled: false,
             sessions: Sessions::new(config.sessions, config.reply_bytes),
+            damage: Damage::default(),
+            scrubber: Scrubber::default(),
             digests: Digests::new(),
             digest_period: 0,
             batch: OpenBatch::new(config.batch_size_max),
@@ -249,7 +279,14 @@ impl<S: StateMachine> Replica<S> {
     /// # Panics
     /// When one of the replica's own invariants is broken; never because of what a message says.
     pub fn step(&mut self, now: Now, input: Input<'_>, out: &mut impl Outbox) -> Outcome {
-        let before = self.watermarks();
+        // R6.8: what is not what the last step left behind is trusted no more, nor is anything else.
+        if self.is_untrusted || !self.is_as_sealed() {
+            self.is_untrusted = true;
+            self.counters.dropped(DropReason::WrongStatus);
+            return Outcome {
+                dropped: Some(DropReason::WrongStatus),
+            };
+        }
         self.now.monotonic = self.now.monotonic.max(now.monotonic);
         self.now.wall = now.wall;
         let handled = match input {
@@ -271,7 +308,11 @@ impl<S: StateMachine> Replica<S> {
         if let Err(reason) = handled {
             self.counters.dropped(reason);
         }
-        self.check_invariants(&before);
+        if self.sessions.is_damage_met() {
+            self.note_damage_met(false);
+        }
+        self.check_invariants();
+        self.seal();
         Outcome {
             dropped: handled.err(),
         }
@@ -404,7 +445,7 @@ impl<S: StateMachine> Replica<S> {
     /// that are still remembered.
     #[must_use]
     pub fn digest_at(&self, op: Op) -> Option<Digest> {
-        if op == self.applied && !self.is_transferring() {
+        if op == self.applied && self.has_state() {
             Some(self.digest_now())
         } else {
             self.digests.at(op)
@@ -423,6 +464,7 @@ impl<S: StateMachine> Replica<S> {
 
     fn peer_status(&self) -> PeerStatus {
         match self.status {
+            _ if self.is_untrusted => PeerStatus::Halted,
             Status::Blank(_) => PeerStatus::Blank,
             Status::Recovering => PeerStatus::Recovering,
             Status::Normal => PeerStatus::Normal,
@@ -445,6 +487,7 @@ impl<S: StateMachine> Replica<S> {
             incarnation: self.incarnation,
             status: self.peer_status(),
             halted: match self.status {
+                _ if self.is_untrusted => Some(HaltReason::Memory),
                 Status::Halted(reason) => Some(reason),
                 // N22: it goes on answering reads and repairing others, so it is Normal.
                 Status::Normal if self.op().raw() >= self.config.op_max => Some(HaltReason::OpMax),

@@ -44,6 +44,8 @@ impl<S: StateMachine> Replica<S> {
             && self.journal.room(body_size, self.applied.next())
             // R8.1: nor, for a bounded time, what a backup in the chain has yet to execute.
             && !self.links.must_wait(self.op(), self.config.journal_slots as u64)
+            // R8.6: nor does it outrun a replica that can catch up with it.
+            && !self.goes_slowly(body_size)
     }
 
     /// The time that a batch prepared now would have: the wall clock's, but never slower than half
@@ -51,19 +53,34 @@ impl<S: StateMachine> Replica<S> {
     /// jumps a year ahead for a second must not expire every key, nor one that jumps back keep all of
     /// them; both are caught up with in time.
     pub(super) fn replicated_now(&self) -> Timestamp {
-        let Some(prepared_at) = self.prepared_at else {
-            return self.now.wall.max(self.head_timestamp);
+        let wall = self.now.wall;
+        let told = match self.clock_bounds() {
+            Some((slowest, fastest)) => wall.clamp(slowest, fastest),
+            None => wall,
         };
-        let passed = self.now.monotonic.since(prepared_at).as_nanos();
+        told.max(self.head_timestamp)
+    }
+
+    /// Between what the replicated time must be now, if it was followed from the start; see
+    /// [`Replica::clock_base`].
+    fn clock_bounds(&self) -> Option<(Timestamp, Timestamp)> {
+        let (base, since) = self.clock_base?;
+        let passed = self.now.monotonic.since(since).as_nanos();
         let passed = u64::try_from(passed)
             .unwrap_or(u64::MAX / 4)
             .min(u64::MAX / 4);
-        let from = self.head_timestamp.as_nanos();
-        let (slowest, fastest) = (
-            from.saturating_add(passed / 2),
-            from.saturating_add(passed * 2),
-        );
-        Timestamp::from_nanos(self.now.wall.as_nanos().clamp(slowest, fastest))
+        let after = |time: u64| Timestamp::from_nanos(base.as_nanos().saturating_add(time));
+        Some((after(passed / 2), after(passed * 2)))
+    }
+
+    /// A prepare with this timestamp has arrived. It tells the time if it was made just now; one that was
+    /// fetched because it had been missed may be older by any time.
+    fn hear_time(&mut self, timestamp: Timestamp) {
+        let bounds = self.clock_bounds();
+        let is_of_now = bounds.is_none_or(|(slowest, _)| timestamp >= slowest);
+        if is_of_now {
+            self.clock_base = Some((timestamp, self.now.monotonic));
+        }
     }
 
     /// Ends the open batch and prepares it, if the pipeline has room.
@@ -81,7 +98,7 @@ impl<S: StateMachine> Replica<S> {
         );
         let op = self.op().next();
         let timestamp = self.replicated_now().max(self.head_timestamp.next());
-        self.prepared_at = Some(self.now.monotonic);
+        self.clock_base = Some((timestamp, self.now.monotonic));
         let letterhead = self.letterhead();
         let (body, count) = self.batch.finish();
         let prepare = Prepare {
@@ -201,9 +218,11 @@ impl<S: StateMachine> Replica<S> {
             Some(held) if self.is_off(Mutant::RepairAny) => held.identity(),
             _ => frame.header().identity(),
         };
-        if self.journal.put_body(op, &identity, frame.body()).is_err() {
+        let is_restored = self.restore_slot(op, frame.header());
+        if !is_restored && self.journal.put_body(op, &identity, frame.body()).is_err() {
             return false;
         }
+        self.note_repaired(op);
         self.stalled = self.stalled && op != self.applied.next();
         self.repair.note_progress(self.now.monotonic);
         if op == self.held.next() && op <= self.verified {
@@ -225,7 +244,7 @@ impl<S: StateMachine> Replica<S> {
         self.head_timestamp = prepare.timestamp;
         self.note_appended(prepare.op);
         // Who leads next knows how much time has passed since.
-        self.prepared_at = Some(self.now.monotonic);
+        self.hear_time(prepare.timestamp);
         self.repair.note_progress(self.now.monotonic);
     }
 
@@ -261,8 +280,9 @@ impl<S: StateMachine> Replica<S> {
     /// R2.3: sent only by a normal backup, cumulative, for what is held with its body.
     pub(super) fn acknowledge(&mut self, out: &mut impl Outbox) {
         self.ack_due = false;
-        if self.is_transferring() {
-            // R2.3: there is no state here that the acknowledged entries could follow.
+        if self.is_transferring() && !self.is_mending() {
+            // R2.3: there is no state here that the acknowledged entries could follow. Where only a few
+            // chunks went bad there is one, and the entries behind it are held (M3).
             return;
         }
         let last = if self.is_off(Mutant::AckHeaders) {
@@ -451,7 +471,8 @@ impl<S: StateMachine> Replica<S> {
     pub(super) fn can_execute(&self) -> bool {
         (self.is_normal() || self.is_taking_over())
             && !self.stalled
-            && !self.is_transferring()
+            && self.has_state()
+            && !self.is_blocked()
             && !self.holds_execution()
             && self.applied < self.commit
             && self.applied < self.held
@@ -482,8 +503,8 @@ impl<S: StateMachine> Replica<S> {
         );
         let op = self.applied.next();
         let Some((header, intact)) = read_for_execution(&self.journal, op) else {
-            self.counters.count(Event::DamagedEntries);
             self.journal.mark_faulty(op);
+            self.note_faulty(op, true);
             self.stalled = true;
             return 0;
         };
@@ -509,7 +530,10 @@ impl<S: StateMachine> Replica<S> {
             ..Context::default()
         };
         let intact = intact || self.is_off(Mutant::ClientChecksumUnverified);
-        self.execute_batch(&at, intact, out);
+        if !self.execute_batch(&at, intact, out) {
+            // M3: it met damage. It counts as not executed, and nothing is until the state is repaired.
+            return 0;
+        }
         self.applied = op;
         self.applied_identity = header.identity();
         self.applied_timestamp = prepare.timestamp;
@@ -521,7 +545,16 @@ impl<S: StateMachine> Replica<S> {
         header.body_size()
     }
 
-    fn execute_batch(&mut self, at: &Context, intact: bool, out: &mut impl Outbox) {
+    /// Executes the requests of a batch and answers them. Says whether everything read for that was
+    /// sound: the request that met damage is not answered, nor is any after it.
+    fn execute_batch(&mut self, at: &Context, intact: bool, out: &mut impl Outbox) -> bool {
+        // What a question met before is not this operation's; but a machine cannot tell them apart.
+        let answers_all = self.is_off(Mutant::DamageAnswered);
+        if self.machine.damaged().is_some() && !answers_all {
+            self.note_damage_met(true);
+            return false;
+        }
+        self.note_damage_met(false);
         // R1.7: only the primary of a view that has started.
         let reply_to_clients = self.is_primary() && self.is_normal();
         let letterhead = self.letterhead();
@@ -538,7 +571,7 @@ impl<S: StateMachine> Replica<S> {
             .expect("the entry was verified just now");
         // What is malformed is malformed on every replica alike: it is a no-op there (R1.4).
         let Ok(batch) = Batch::parse(body) else {
-            return;
+            return true;
         };
         for (index, request) in batch.requests().enumerate() {
             let at = Context {
@@ -554,6 +587,12 @@ impl<S: StateMachine> Replica<S> {
                 continue;
             }
             let told = execute_request(sessions, machine, counters, &at, &request, reply_buffer);
+            // N17: no reply made from damaged bytes leaves.
+            let is_damaged = sessions.is_damage_met() || machine.damaged().is_some();
+            if is_damaged && !answers_all {
+                self.note_damage_met(true);
+                return false;
+            }
             let (Some(told), true) = (told, reply_to_clients) else {
                 continue;
             };
@@ -570,6 +609,7 @@ impl<S: StateMachine> Replica<S> {
             // R1.7: after the commit, from a normal primary.
             send_to_client(counters, out, at.client, &header, body);
         }
+        true
     }
 
     /// Takes the digest at the first op of every period of replicated time.
@@ -628,13 +668,17 @@ fn execute_request<S: StateMachine>(
         index: at.index,
     };
     if Operation::from_raw(header.operation) == Some(Operation::Register) {
-        let slot = sessions.slot_of(at.client).unwrap_or_else(|| {
+        let slot = sessions.slot_of(at.client);
+        if sessions.is_damage_met() {
+            return None;
+        }
+        let slot = slot.unwrap_or_else(|| {
             counters.count(Event::SessionsOpened);
             let held = sessions.open(at.client, at.stamp.epoch, at.stamp.op);
             sessions.store(&held, executed(RequestNumber::ZERO), &[]);
             held.slot()
         });
-        let session = sessions.session_number(slot);
+        let session = sessions.session_number(slot)?;
         return Some(Told {
             op: Op::new(session.raw()),
             size: 0,
@@ -649,6 +693,9 @@ fn execute_request<S: StateMachine>(
         return None;
     };
     let size = machine.apply(at, request.operation(), reply_buffer);
+    if machine.damaged().is_some() {
+        return None;
+    }
     assert!(size <= reply_buffer.len(), "a reply fits into its buffer");
     let checksum = sessions.store(held, executed(header.request), &reply_buffer[..size]);
     Some(Told {

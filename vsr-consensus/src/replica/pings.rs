@@ -86,7 +86,8 @@ impl<S: StateMachine> Replica<S> {
             self.primary_is_lost();
         }
         self.links.told(peer, status, view, progress, now);
-        self.note_operational(peer, header.cluster(), out);
+        let has_recovered = header.incarnation().counter > 0;
+        self.note_operational(peer, header.cluster(), has_recovered, out);
         if !is_ours {
             return;
         }

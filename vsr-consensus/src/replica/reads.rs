@@ -23,6 +23,7 @@ use vsr_types::{ClientId, Frame, Op, RequestHeader, RequestNumber};
 
 use super::Replica;
 use super::admit::Handled;
+use super::damage::in_image;
 use super::exit::send_to_client;
 use super::requests::Asker;
 use crate::counters::Event;
@@ -211,6 +212,8 @@ impl<S: StateMachine> Replica<S> {
         };
         self.is_normal()
             && self.is_primary()
+            && self.has_state()
+            && !self.is_blocked()
             && self.applied >= round.floor
             // R12, S49: one short of a quorum, the primary itself being the last.
             && (self.links.answers(round.sequence) + 1 >= self.config.quorum()
@@ -227,6 +230,7 @@ impl<S: StateMachine> Replica<S> {
             sessions,
             counters,
             reply_buffer,
+            damage,
             ..
         } = self;
         let mut bytes = 0;
@@ -249,6 +253,12 @@ impl<S: StateMachine> Replica<S> {
                 ..at
             };
             let size = machine.query(&at, body, reply_buffer);
+            if let Some(chunk) = machine.damaged() {
+                // N17: no answer made from it leaves. Its client asks again, whoever leads then.
+                damage.note(in_image(sessions, machine, chunk), false);
+                reads.waiting.used = 0;
+                break;
+            }
             assert!(size <= reply_buffer.len(), "a reply fits into its buffer");
             bytes += size;
             let reply = QueryReply {
@@ -296,7 +306,11 @@ fn judge(sessions: &Sessions, request: &RequestHeader) -> Option<Reject> {
         // R1.6, trace T28: never silence.
         Verdict::OtherSession { session } => (RejectReason::SessionTooLow, session.raw()),
         Verdict::Ahead => (RejectReason::Malformed, 0),
-        Verdict::Old | Verdict::Repeated(_) | Verdict::Reused | Verdict::Next(_) => return None,
+        Verdict::Old
+        | Verdict::Repeated(_)
+        | Verdict::Reused
+        | Verdict::Next(_)
+        | Verdict::Damaged => return None,
     };
     Some(Reject {
         client: request.client,

@@ -166,6 +166,7 @@ impl<S: StateMachine> Replica<S> {
         &mut self,
         peer: ReplicaIndex,
         cluster: ClusterId,
+        has_recovered: bool,
         out: &mut impl Outbox,
     ) {
         let Status::Blank(proposal) = self.status else {
@@ -176,8 +177,9 @@ impl<S: StateMachine> Replica<S> {
             Some(PeerStatus::Normal | PeerStatus::ViewChange)
         );
         // R7.1: who has agreed to form this very cluster is told so by those who were told first.
-        let now = self.now.monotonic;
-        let takes_part = proposal.is_some_and(|agreed| agreed.is_for(cluster, now));
+        // Unless it was a process before this one that agreed, and the proposal came again: a peer that
+        // has recovered does not know the word, and had a quorum of others, so this one can recover too.
+        let takes_part = proposal.is_some_and(|agreed| agreed.is_for(cluster)) && !has_recovered;
         if cluster.is_zero() || !is_operational || takes_part {
             return;
         }

@@ -21,6 +21,7 @@ use alloc::boxed::Box;
 use alloc::vec;
 
 use bytemuck::Zeroable;
+use vsr_journal::ReadError;
 use vsr_types::message::{GetHeaders, GetPrepare, Headers};
 use vsr_types::{
     Frame, HEADER_SIZE, Header, Identity, Instant, Nonce, Op, ReplicaIndex, Route, limits,
@@ -149,6 +150,11 @@ impl<S: StateMachine> Replica<S> {
             let to = from.plus(ENTRIES_MAX - 1).min(self.inherited.head());
             return Some(Need::Headers { from, to });
         }
+        if self.is_taking_over()
+            && let Some(op) = self.first_unreadable()
+        {
+            return Some(Need::Bodies { from: op, to: op });
+        }
         let follows = self.is_normal() && !self.is_primary();
         let from = self.op().next();
         (follows && self.op() < self.repair.target).then_some(Need::Entries { from })
@@ -241,7 +247,7 @@ impl<S: StateMachine> Replica<S> {
             return;
         };
         self.counters.count(Event::RepairsAsked);
-        let parent = self.identity_of(need.from().minus(1)).unwrap_or_default();
+        let parent = self.evident_parent(need.from()).unwrap_or_default();
         let sent = match need {
             Need::Headers { from, to } => {
                 let question = GetHeaders {
@@ -274,7 +280,7 @@ impl<S: StateMachine> Replica<S> {
             && self.peers().any(|peer| self.links.applied_of(peer) >= next)
     }
 
-    fn send_get_prepare(
+    pub(super) fn send_get_prepare(
         &mut self,
         from: Op,
         to: Op,
@@ -332,8 +338,10 @@ impl<S: StateMachine> Replica<S> {
             return Err(DropReason::Malformed);
         };
         let held = wanted.from >= self.journal.tail() && wanted.from <= self.op();
-        // Nothing to offer, or another chain: silence, never "it does not exist" (R8.4).
-        let same_chain = |identity: Identity| identity == wanted.parent;
+        // Nothing to offer, or another chain: silence, never "it does not exist" (R8.4). Who lost the
+        // header before it too cannot name the parent; what it gets it compares with what it knows.
+        let is_unknown = wanted.parent == Identity::default();
+        let same_chain = |identity: Identity| identity == wanted.parent || is_unknown;
         if !held || !self.identity_of(before).is_none_or(same_chain) {
             return Err(DropReason::WrongIdentity);
         }
@@ -346,10 +354,17 @@ impl<S: StateMachine> Replica<S> {
                 .journal
                 .header(op)
                 .map_or(0, |header| header.size() as u64);
+            if size == 0 {
+                self.note_unreadable(op, ReadError::Faulty);
+            }
             // The first entry always goes, however large.
             let fits = size <= left || op == wanted.from;
             // N17: what is given to others is verified first, header and body.
-            if size == 0 || !fits || self.journal.read(op).is_err() {
+            if size == 0 || !fits {
+                break;
+            }
+            if let Err(why) = self.journal.read(op) {
+                self.note_unreadable(op, why);
                 break;
             }
             if self.send_prepare(op, asker, Route::NONE, out) == Sent::Dropped {
@@ -375,6 +390,9 @@ impl<S: StateMachine> Replica<S> {
         self.admit_view(frame, out)?;
         if wanted.from == Op::ZERO {
             return Err(DropReason::Malformed);
+        }
+        if wanted.from > self.verified {
+            return Err(DropReason::WrongIdentity);
         }
         let last = wanted
             .to
@@ -417,11 +435,14 @@ impl<S: StateMachine> Replica<S> {
             return Err(DropReason::WrongStatus);
         }
         let count = frame.body().len() / HEADER_SIZE;
+        if count == 0 || headers.from == Op::ZERO {
+            return Err(DropReason::Malformed);
+        }
         let Some(head) = headers
             .from
             .raw()
-            .checked_add(count as u64)
-            .map(|end| Op::new(end - 1))
+            .checked_add(count as u64 - 1)
+            .map(Op::new)
         else {
             return Err(DropReason::Malformed);
         };

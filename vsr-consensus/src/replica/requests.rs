@@ -92,8 +92,7 @@ impl<S: StateMachine> Replica<S> {
             self.watch_over(&request);
         }
         admitted?;
-        if request.bytes().len() + vsr_types::limits::BATCH_HEADER_SIZE > self.config.batch_size_max
-        {
+        if !self.fits(&request) {
             return self.reject(out, asker, RejectReason::TooLarge, DropReason::Refused);
         }
         match Operation::from_raw(request.header().operation) {
@@ -101,6 +100,11 @@ impl<S: StateMachine> Replica<S> {
             Some(Operation::Apply) => self.on_apply(&request, asker, out),
             None => Err(DropReason::Malformed),
         }
+    }
+
+    /// Whether a batch may hold `request`.
+    pub(super) fn fits(&self, request: &Request<'_>) -> bool {
+        request.bytes().len() + vsr_types::limits::BATCH_HEADER_SIZE <= self.config.batch_size_max
     }
 
     /// What holds for requests and queries alike: they are for the primary of a serving cluster, and
@@ -112,7 +116,7 @@ impl<S: StateMachine> Replica<S> {
         out: &mut impl Outbox,
     ) -> Handled {
         match self.status {
-            Status::Normal if !self.change.accepts_nothing() => {}
+            Status::Normal if !self.change.accepts_nothing() && !self.is_blocked() => {}
             Status::Blank(_) | Status::Recovering | Status::ViewChange | Status::Normal => {
                 return self.reject(out, asker, RejectReason::NotReady, DropReason::WrongStatus);
             }
@@ -152,6 +156,7 @@ impl<S: StateMachine> Replica<S> {
         }
         if let Some(slot) = self.sessions.slot_of(header.client) {
             let session = self.sessions.session_number(slot);
+            let session = session.ok_or(DropReason::Damaged)?;
             let reply = Reply {
                 client: asker.client,
                 request: RequestNumber::ZERO,
@@ -188,9 +193,15 @@ impl<S: StateMachine> Replica<S> {
                 return self.judge_later(header, asker, out);
             }
             Verdict::Old => return Err(DropReason::OldRequest),
+            // N17: the client asks again; what is noted is repaired.
+            Verdict::Damaged => return Err(DropReason::Damaged),
             Verdict::Repeated(slot) => {
-                self.reply_again(slot, asker, out);
-                return Err(DropReason::Repeated);
+                let was_told = self.reply_again(slot, asker, out).is_some();
+                return Err(if was_told {
+                    DropReason::Repeated
+                } else {
+                    DropReason::Damaged
+                });
             }
             Verdict::Reused => {
                 return self.reject(
@@ -266,10 +277,15 @@ impl<S: StateMachine> Replica<S> {
         Ok(())
     }
 
-    /// R1.3c, R1.7: the answer that the client missed.
-    fn reply_again(&mut self, slot: SessionSlot, asker: Asker, out: &mut impl Outbox) {
+    /// R1.3c, R1.7: the answer that the client missed; none when it is damaged.
+    fn reply_again(
+        &mut self,
+        slot: SessionSlot,
+        asker: Asker,
+        out: &mut impl Outbox,
+    ) -> Option<()> {
         let letterhead = self.letterhead();
-        let (executed, body) = self.sessions.reply(slot, &mut self.reply_buffer);
+        let (executed, body) = self.sessions.reply(slot, &mut self.reply_buffer)?;
         assert!(
             executed.op <= self.applied,
             "a reply is that of an executed op (I20)"
@@ -283,6 +299,7 @@ impl<S: StateMachine> Replica<S> {
         };
         let header = letterhead.sealed(reply, body);
         send_to_client(&mut self.counters, out, asker.client, &header, body);
+        Some(())
     }
 
     pub(super) fn reject(

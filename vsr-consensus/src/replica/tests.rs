@@ -3,6 +3,8 @@
 
 extern crate std;
 
+mod init;
+
 use std::vec::Vec;
 
 use vsr_types::message::{self, Commit, InitCommit, InitPropose, Prepare, PrepareOk, Reply};
@@ -252,6 +254,7 @@ impl World {
     fn enter_view(&mut self, view: u64) {
         self.replica.view = View::new(view);
         self.replica.enter_normal();
+        self.replica.seal();
         self.settle();
         self.out = Sink::default();
     }
@@ -639,35 +642,6 @@ fn count(counters: &Counters, event: Event) -> u64 {
 }
 
 /// R7.1: without this two operators at once could each win a part of the replicas.
-#[test]
-fn who_agreed_to_one_proposal_refuses_another_for_some_seconds() {
-    let mut world = World::blank(0, 3, |_| {});
-    let propose = |token: u128| {
-        let mut header = Header::new(InitPropose {
-            cluster: ClusterId::new(token),
-            token: Nonce::new(token),
-            reserved: 0,
-        });
-        header.seal(&[]);
-        bytes_of(&header, &[])
-    };
-    assert_eq!(world.hand_over(&propose(1)), None, "the first");
-    assert_eq!(world.hand_over(&propose(1)), None, "the same once more");
-    assert_eq!(
-        world.hand_over(&propose(2)),
-        Some(DropReason::WrongStatus),
-        "another"
-    );
-    world.pass(4_900);
-    assert_eq!(world.hand_over(&propose(2)), Some(DropReason::WrongStatus));
-    world.pass(5_000);
-    assert_eq!(
-        world.hand_over(&propose(2)),
-        None,
-        "the first came to nothing"
-    );
-}
-
 #[test]
 fn replicated_time_follows_a_clock_that_jumps_only_as_fast_as_time_can_pass() {
     const YEAR: u64 = 365 * 24 * 3600 * 1_000_000_000;

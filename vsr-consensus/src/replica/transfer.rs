@@ -37,9 +37,12 @@
 
 mod donor;
 mod install;
+mod mend;
+mod pace;
 mod pass;
 #[cfg(test)]
 mod tests;
+mod throttle;
 
 use core::time::Duration;
 
@@ -56,8 +59,11 @@ use crate::counters::Event;
 use crate::mutants::Mutant;
 use crate::sessions::SessionsImage;
 use crate::{Config, DropReason, ImageError, Outbox, Sent, StateMachine};
-use donor::Hold;
+use donor::{Hold, Questions};
+use mend::Damage;
+use pace::Pace;
 use pass::Pass;
+use throttle::{Outrun, Slowly};
 
 /// How many ticks without anything new make the receiver ask again.
 const PATIENCE_TICKS: u32 = 5;
@@ -80,9 +86,17 @@ const CHUNKS_MAX: u64 = 1 << 32;
 pub(super) struct Transfer {
     running: Option<Running>,
     copy: Copy,
+    /// What of this replica's own state went bad.
+    damage: Damage,
     image: SessionsImage,
+    /// As a donor: what was asked and not answered.
+    questions: Questions,
     /// As a donor: since when, and for whom, execution is held back.
     hold: Option<Hold>,
+    /// As a primary: for whom prepares come slowly.
+    slowly: Option<Slowly>,
+    /// How often the load was faster than the transfer.
+    outrun: Outrun,
     /// Counts donors tried.
     attempts: u8,
 }
@@ -103,6 +117,11 @@ struct Copy {
 struct Running {
     donor: ReplicaIndex,
     pass: Pass,
+    pace: Pace,
+    /// Everything is here; it is verified now.
+    is_complete: bool,
+    /// Whether only damage is repaired: everything else of the copy is this replica's own state.
+    mends: bool,
     offer: Option<StateOffer>,
     /// How many chunks the machine was told to expect.
     machine_chunks: Option<u64>,
@@ -139,6 +158,29 @@ pub struct TransferReport {
     pub elapsed: Duration,
 }
 
+impl Running {
+    /// Begins with everything that changed after `since`.
+    const fn new(donor: ReplicaIndex, since: Op, now: Instant) -> Self {
+        Self {
+            donor,
+            pass: Pass::new(1, false, since),
+            pace: Pace::new(now),
+            is_complete: false,
+            mends: false,
+            offer: None,
+            machine_chunks: None,
+            heard_at: now,
+            silences: 0,
+            fruitless: 0,
+            begun_at: now,
+            taken: 0,
+            bytes: 0,
+            pass_bytes: 0,
+            last_pass_bytes: 0,
+        }
+    }
+}
+
 impl Transfer {
     pub(super) fn new(config: &Config) -> Self {
         Self {
@@ -149,8 +191,12 @@ impl Transfer {
                 at_least: Op::ZERO,
                 is_mixed: false,
             },
+            damage: Damage::NONE,
             image: SessionsImage::new(config.sessions, config.reply_bytes),
+            questions: Questions::NONE,
             hold: None,
+            slowly: None,
+            outrun: Outrun::NEVER,
             attempts: 0,
         }
     }
@@ -162,10 +208,10 @@ impl Transfer {
 }
 
 impl<S: StateMachine> Replica<S> {
-    /// Whether this replica's state is being replaced: it executes nothing, and speaks for nothing that
-    /// takes a state.
+    /// Whether this replica's state is being replaced, or must be: it executes nothing, and speaks for
+    /// nothing that takes a state.
     pub(super) const fn is_transferring(&self) -> bool {
-        self.transfer.running.is_some()
+        self.transfer.running.is_some() || self.is_damage_waiting()
     }
 
     /// How far the transfer to this replica has come; none while there is none.
@@ -220,7 +266,7 @@ impl<S: StateMachine> Replica<S> {
 
     /// Whether the state may be fetched now, if something is missing.
     fn may_begin_transfer(&self) -> bool {
-        if self.is_transferring() || self.config.replicas == 1 {
+        if self.transfer.running.is_some() || self.config.replicas == 1 {
             return false;
         }
         let next = self.held.next();
@@ -239,6 +285,10 @@ impl<S: StateMachine> Replica<S> {
 
     /// No journal reaches back to what is needed here: fetches the state.
     pub(super) fn begin_transfer(&mut self, out: &mut impl Outbox) {
+        if self.is_damage_waiting() {
+            self.go_on_mending(out);
+            return;
+        }
         if !self.may_begin_transfer() {
             return;
         }
@@ -250,20 +300,9 @@ impl<S: StateMachine> Replica<S> {
             };
         }
         self.counters.count(Event::TransfersBegun);
-        self.transfer.running = Some(Running {
-            donor: self.state_donor(),
-            pass: Pass::new(1, false, self.transfer.copy.since),
-            offer: None,
-            machine_chunks: None,
-            heard_at: self.now.monotonic,
-            silences: 0,
-            fruitless: 0,
-            begun_at: self.now.monotonic,
-            taken: 0,
-            bytes: 0,
-            pass_bytes: 0,
-            last_pass_bytes: 0,
-        });
+        self.transfer.outrun.begin();
+        let (donor, now) = (self.state_donor(), self.now.monotonic);
+        self.transfer.running = Some(Running::new(donor, self.transfer.copy.since, now));
         self.ask_for_state(out);
     }
 
@@ -305,7 +344,7 @@ impl<S: StateMachine> Replica<S> {
         donors[usize::from(self.transfer.attempts) % count]
     }
 
-    /// Asks for what comes next, as much as may be in flight.
+    /// Asks for what comes next, as much as may be in flight and is paid for.
     fn ask_for_state(&mut self, out: &mut impl Outbox) {
         loop {
             // Never zero: that marks what is not asked for.
@@ -313,6 +352,9 @@ impl<S: StateMachine> Replica<S> {
             let Some(running) = &mut self.transfer.running else {
                 return;
             };
+            if running.pace.paid_at() > self.now.monotonic {
+                return;
+            }
             let Some(range) = running.pass.next(question) else {
                 return;
             };
@@ -336,34 +378,60 @@ impl<S: StateMachine> Replica<S> {
 
     /// When the deadline is wanted: a silence here, or the end of a hold at a donor.
     pub(super) fn transfer_deadline(&self) -> Option<Instant> {
-        if self.is_beyond_journals() && self.may_begin_transfer() {
+        if self.can_verify()
+            || self.can_go_on_mending()
+            || (self.is_beyond_journals() && self.may_begin_transfer())
+        {
             return Some(Instant::ZERO);
         }
         let hold = self.transfer.hold.map(|hold| hold.until);
-        let running = &self.transfer.running;
-        let silence = running.map(|running| running.heard_at.after(self.transfer_patience()));
-        match (hold, silence) {
-            (Some(hold), Some(silence)) => Some(hold.min(silence)),
-            (hold, silence) => hold.or(silence),
-        }
+        let running = self.transfer.running.filter(|running| !running.is_complete);
+        let next = running.map(|running| {
+            let silence = running.heard_at.after(self.transfer_patience());
+            if self.takes_state() && running.pass.wants() {
+                silence.min(running.pace.paid_at())
+            } else {
+                silence
+            }
+        });
+        [hold, next, self.outrun_deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn transfer_patience(&self) -> Duration {
         self.config.tick * PATIENCE_TICKS
     }
 
+    /// Whether questions about state may be asked: between views nobody answers them.
+    const fn takes_state(&self) -> bool {
+        matches!(self.status, Status::Normal | Status::Recovering)
+    }
+
     /// The deadline came.
     pub(super) fn on_transfer_timeout(&mut self, out: &mut impl Outbox) {
         self.end_hold_in_time();
-        if self.is_beyond_journals() {
+        self.watch_the_load(out);
+        if self.is_damage_waiting() {
+            self.go_on_mending(out);
+        } else if self.is_beyond_journals() {
             self.begin_transfer(out);
         }
+        if self.can_verify() {
+            self.verify_some(out);
+        }
         let patience = self.transfer_patience();
-        let takes_part = matches!(self.status, Status::Normal | Status::Recovering);
-        let Some(running) = &mut self.transfer.running else {
+        let takes_part = self.takes_state();
+        let running = self.transfer.running.as_mut();
+        let Some(running) = running.filter(|running| !running.is_complete) else {
             return;
         };
         if self.now.monotonic < running.heard_at.after(patience) {
+            if takes_part {
+                // What came is paid for.
+                self.ask_for_state(out);
+            }
             return;
         }
         running.heard_at = self.now.monotonic;
@@ -484,6 +552,9 @@ impl<S: StateMachine> Replica<S> {
         running.fruitless = 0;
         running.taken += 1;
         running.bytes += bytes.len() as u64;
+        running
+            .pace
+            .took(bytes.len(), self.config.transfer_rate, self.now.monotonic);
         running.pass_bytes += bytes.len() as u64;
         let (is_again, size) = (running.pass.number > 1, bytes.len() as u64);
         self.transfer.copy.at_least = self.transfer.copy.at_least.max(state.op);
@@ -503,6 +574,7 @@ impl<S: StateMachine> Replica<S> {
         if running.pass.held && !running.pass.is_of_one_state() {
             // The donor had to go on before everything had left.
             self.counters.count(Event::HoldsBroken);
+            self.transfer.outrun.once_more();
             self.restart_pass(false);
         } else if running.pass.is_complete() {
             self.end_pass(out);
@@ -526,10 +598,16 @@ impl<S: StateMachine> Replica<S> {
                 count: 0,
                 wish: STATE_DONE,
             };
+            running.is_complete = true;
             let donor = running.donor;
             // If it is lost, the donor goes on when the time is up.
             let _: Sent = self.send(out, donor, done, &[]);
-            self.install_state(out);
+            return;
+        }
+        if pass.is_over_chosen() {
+            // What was damaged is here. Everything else is as it was when this replica stopped executing.
+            self.transfer.damage = Damage::NONE;
+            self.restart_pass(false);
             return;
         }
         let is_small = running.pass_bytes <= SMALL_BYTES;
@@ -557,6 +635,7 @@ impl<S: StateMachine> Replica<S> {
         self.sessions.image_begin(&mut self.transfer.image);
         if let Some(running) = &mut self.transfer.running {
             running.pass = Pass::new(0, false, STATE_ALL);
+            running.is_complete = false;
             running.machine_chunks = None;
             running.fruitless = 0;
         }

@@ -45,9 +45,11 @@ impl<S: StateMachine> Replica<S> {
         let verdict =
             self.sessions
                 .verdict(client, header.session, number, request.header().checksum());
-        // Only what nobody has a reason to refuse counts. A replica whose state is being replaced may be
-        // the very one that the primary waits for.
+        // Only what no primary has a reason to refuse counts: one client must not depose them all, one after
+        // the other. A replica whose state is being replaced may be the very one that the primary waits for.
         let counts = matches!(verdict, Verdict::Next(_))
+            && self.fits(request)
+            && self.machine.validate(request.operation()).is_ok()
             && self.op().raw() < self.config.op_max
             && !self.is_transferring()
             && !self.is_off(Mutant::ServesNobody);
@@ -61,15 +63,20 @@ impl<S: StateMachine> Replica<S> {
             since: now,
             commit: self.commit,
         };
+        let patience = self.config.view_timeout * PATIENCE_TIMEOUTS;
         let unserved = &mut self.change.unserved;
         match unserved.waiting {
             Some(earlier) if earlier.commit == self.commit => {
-                let is_again = (earlier.client, earlier.request) == (client, number);
-                let patience = self.config.view_timeout * PATIENCE_TIMEOUTS;
-                if is_again && now.since(earlier.since) >= patience && !unserved.overdue {
+                if unserved.overdue || now.since(earlier.since) < patience {
+                    return;
+                }
+                if (earlier.client, earlier.request) == (client, number) {
                     unserved.overdue = true;
                     self.counters.count(Event::ClientsUnserved);
                     self.primary_is_lost();
+                } else {
+                    // That client asks no more, or asks somebody else.
+                    unserved.waiting = Some(waiting);
                 }
             }
             Some(_) | None => {

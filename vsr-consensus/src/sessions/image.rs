@@ -23,6 +23,7 @@ use core::ops::Range;
 use bytemuck::{Pod, Zeroable};
 use vsr_types::{Op, checksum, limits};
 
+use super::links::{self, Link};
 use super::replies::{BLOCK_SIZE, NO_BLOCK};
 use super::{Entry, InFlight, NONE, Sessions};
 use crate::ImageError;
@@ -49,12 +50,12 @@ struct Ends {
 #[repr(C)]
 struct Slot {
     entry: Entry,
-    older: u32,
-    newer: u32,
+    older: Link,
+    newer: Link,
 }
 
 const SLOTS_PER_CHUNK: usize = CHUNK_SIZE / size_of::<Slot>();
-const LINKS_PER_CHUNK: usize = CHUNK_SIZE / size_of::<u32>();
+const LINKS_PER_CHUNK: usize = CHUNK_SIZE / size_of::<Link>();
 const BLOCKS_PER_CHUNK: usize = CHUNK_SIZE / BLOCK_SIZE;
 
 /// What lies in a chunk.
@@ -118,22 +119,34 @@ impl Changes {
         self.at[0] = op;
     }
 
+    pub(super) const fn chunk_of_slot(&self, slot: u32) -> u64 {
+        (1 + slot as usize / SLOTS_PER_CHUNK) as u64
+    }
+
+    pub(super) const fn chunk_of_link(&self, block: u32) -> u64 {
+        (self.parts.links + block as usize / LINKS_PER_CHUNK) as u64
+    }
+
+    pub(super) const fn chunk_of_block(&self, block: u32) -> u64 {
+        (self.parts.blocks + block as usize / BLOCKS_PER_CHUNK) as u64
+    }
+
     /// The slot, or a link of it, changed.
     #[inline]
     pub(super) fn slot(&mut self, slot: u32) {
-        self.at[1 + slot as usize / SLOTS_PER_CHUNK] = self.op;
+        self.at[self.chunk_of_slot(slot) as usize] = self.op;
     }
 
     /// The link of a block changed.
     #[inline]
     pub(super) fn link(&mut self, block: u32) {
-        self.at[self.parts.links + block as usize / LINKS_PER_CHUNK] = self.op;
+        self.at[self.chunk_of_link(block) as usize] = self.op;
     }
 
     /// The bytes of a block changed.
     #[inline]
     pub(super) fn block(&mut self, block: u32) {
-        self.at[self.parts.blocks + block as usize / BLOCKS_PER_CHUNK] = self.op;
+        self.at[self.chunk_of_block(block) as usize] = self.op;
     }
 }
 
@@ -235,6 +248,7 @@ impl Sessions {
             Part::Slots(slots) => {
                 let size = slots.len() * size_of::<Slot>();
                 for (slot, into) in slots.zip(into.chunks_exact_mut(size_of::<Slot>())) {
+                    self.verify_slot(slot as u32);
                     let slot = Slot {
                         entry: self.entries[slot],
                         older: self.older[slot],
@@ -244,7 +258,12 @@ impl Sessions {
                 }
                 size
             }
-            Part::Links(blocks) => copy(bytemuck::cast_slice(&self.replies.next[blocks]), into),
+            Part::Links(blocks) => {
+                blocks
+                    .clone()
+                    .for_each(|block| self.verify_link(block as u32));
+                copy(bytemuck::cast_slice(&self.replies.next[blocks]), into)
+            }
             Part::Blocks(blocks) => copy(&self.replies.bytes[bytes_of(&blocks)], into),
         }
     }
@@ -254,6 +273,7 @@ impl Sessions {
     pub(crate) fn image_begin(&mut self, image: &mut SessionsImage) {
         image.ends = self.ends();
         self.close();
+        self.damage.clear();
     }
 
     /// No sessions; the memory of their slots and blocks is left as it is.
@@ -270,7 +290,9 @@ impl Sessions {
     pub(crate) fn reset(&mut self) {
         self.close();
         self.entries.fill(Entry::zeroed());
-        self.older.fill(NONE);
+        for (at, link) in (0..).zip(self.older.iter_mut()) {
+            *link = Link::new(at, NONE);
+        }
         link_up(&mut self.newer);
         self.free = 0;
         link_up(&mut self.replies.next);
@@ -340,6 +362,7 @@ impl Sessions {
             }
         }
         self.changes.op = at;
+        self.damage.clear();
         taken.ok_or(ImageError::Invalid)
     }
 
@@ -358,15 +381,15 @@ impl Sessions {
         let mut last = (Op::ZERO, 0);
         while slot != NONE {
             let entry = *self.entries.get(slot as usize)?;
-            let is_sound = entry.checksum == entry.computed_checksum()
-                && self.older[slot as usize] == older
+            let is_sound = entry.is_sound()
+                && self.older[slot as usize].open(slot) == Some(older)
                 && entry.op <= at
                 && entry.reply_size as usize <= limits::REPLY_SIZE_MAX
                 && (self.count == 0 || (entry.op, entry.index) > last);
             if !is_sound || !set(seen, slot) {
                 return None;
             }
-            let place = self.probe(entry.client);
+            let place = self.probe(entry.client)?;
             if self.index[place] != NONE {
                 // A client has at most one session.
                 return None;
@@ -376,7 +399,7 @@ impl Sessions {
             self.count += 1;
             last = (entry.op, entry.index);
             older = slot;
-            slot = self.newer[slot as usize];
+            slot = self.newer[slot as usize].open(slot)?;
         }
         self.oldest = ends.oldest;
         self.newest = ends.newest;
@@ -391,9 +414,10 @@ impl Sessions {
             if slot as usize >= self.entries.len() || !set(seen, slot) {
                 return None;
             }
+            self.older[slot as usize].open(slot)?;
             self.entries[slot as usize] = Entry::zeroed();
             left = left.checked_sub(1)?;
-            slot = self.newer[slot as usize];
+            slot = self.newer[slot as usize].open(slot)?;
         }
         self.free = ends.free;
         (left == 0).then_some(())
@@ -402,14 +426,14 @@ impl Sessions {
     /// Follows the blocks of every reply, and the free ones: every block is in one list, once.
     fn take_replies(&mut self, ends: &Ends, seen: &mut [u64], buffer: &mut [u8]) -> Option<()> {
         let blocks = self.replies.next.len();
-        let mut follow = |next: &[u32], mut block: u32| {
+        let mut follow = |next: &[Link], mut block: u32| {
             let mut count = 0;
             while block != NO_BLOCK {
                 if block as usize >= blocks || !set(seen, block) {
                     return None;
                 }
                 count += 1;
-                block = next[block as usize];
+                block = next[block as usize].open(block)?;
             }
             Some(count)
         };
@@ -424,12 +448,12 @@ impl Sessions {
             if count != size.div_ceil(BLOCK_SIZE) {
                 return None;
             }
-            self.replies.read(entry.reply_block, reply);
+            self.replies.read(entry.reply_block, reply)?;
             if checksum(reply) != entry.reply_checksum {
                 return None;
             }
             used += count;
-            slot = self.newer[slot as usize];
+            slot = self.newer[slot as usize].open(slot)?;
         }
         self.replies.free = ends.free_block;
         self.replies.free_count = free;
@@ -438,10 +462,10 @@ impl Sessions {
 }
 
 /// A list of all places, in order.
-fn link_up(next: &mut [u32]) {
+fn link_up(next: &mut [Link]) {
     let count = next.len() as u32;
-    for (place, next) in (1..=count).zip(next.iter_mut()) {
-        *next = if place == count { NONE } else { place };
+    for (at, next) in (0..count).zip(next.iter_mut()) {
+        *next = Link::new(at, links::after(at, count));
     }
 }
 

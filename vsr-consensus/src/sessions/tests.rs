@@ -2,9 +2,8 @@
 
 extern crate std;
 
-use core::panic::AssertUnwindSafe;
+use std::vec;
 use std::vec::Vec;
-use std::{format, vec};
 
 use vsr_types::{Checksum, ClientId, Epoch, Op, RequestNumber, SessionNumber};
 
@@ -73,7 +72,7 @@ impl Model {
 fn held(sessions: &Sessions, slot: SessionSlot) -> Held {
     Held {
         slot: slot.0,
-        entry: sessions.entry(slot.0),
+        entry: *sessions.entry(slot.0).expect("undamaged"),
     }
 }
 
@@ -129,7 +128,7 @@ fn check(sessions: &Sessions, model: &Model, clients: &[ClientId]) {
         if last > 0 {
             assert_eq!(verdict(last - 1, Checksum::new(0)), Verdict::Old);
         }
-        let (executed, reply) = sessions.reply(slot, &mut buffer);
+        let (executed, reply) = sessions.reply(slot, &mut buffer).expect("undamaged");
         assert_eq!((executed.request, executed.op), (known.request, known.op));
         assert_eq!(reply, &known.reply[..]);
     }
@@ -265,40 +264,53 @@ fn three() -> (Sessions, Vec<ClientId>) {
     (sessions, clients)
 }
 
-/// Whether asking after every client's last request finds that something is wrong.
-fn is_found(sessions: &Sessions, clients: &[ClientId]) -> bool {
-    let ask = || {
-        let mut buffer = vec![0; 4 * BLOCK_SIZE];
-        for (i, &client) in clients.iter().enumerate() {
-            let session = SessionNumber::new(1 + i as u64);
-            let checksum = executed(0, session.raw()).request_checksum;
-            let verdict = sessions.verdict(client, session, RequestNumber::ZERO, checksum);
-            let Verdict::Repeated(slot) = verdict else {
-                panic!("told {verdict:?}, which is not true and was not found out");
-            };
-            sessions.reply(slot, &mut buffer);
+/// Whether asking after every client's last request finds that something is wrong, and whether the
+/// scrubber does without anybody asking.
+fn is_found(sessions: &Sessions, clients: &[ClientId]) -> (bool, bool) {
+    let mut buffer = vec![0; 4 * BLOCK_SIZE];
+    let by_scrubber = is_found_by_scrubber(sessions, &mut buffer);
+    for (i, &client) in clients.iter().enumerate() {
+        let session = SessionNumber::new(1 + i as u64);
+        let checksum = executed(0, session.raw()).request_checksum;
+        let verdict = sessions.verdict(client, session, RequestNumber::ZERO, checksum);
+        let told = match verdict {
+            Verdict::Repeated(slot) => sessions.reply(slot, &mut buffer).map(|(_, reply)| reply),
+            Verdict::Damaged => None,
+            _ => panic!("told {verdict:?}, which is not true and was not found out"),
+        };
+        let expected = [session.raw() as u8; 2 * BLOCK_SIZE + 1];
+        assert!(told.is_none_or(|told| told == expected), "wrong bytes");
+        assert_eq!(told.is_none(), sessions.is_damage_met());
+        if sessions.take_damage().is_some() {
+            return (true, by_scrubber);
         }
-    };
-    let Err(panic) = std::panic::catch_unwind(AssertUnwindSafe(ask)) else {
-        return false;
-    };
-    let text = panic.downcast_ref::<std::string::String>().cloned();
-    let text = text.or_else(|| panic.downcast_ref::<&str>().map(|&text| text.into()));
-    let text = text.expect("a panic with a sentence");
-    assert!(!text.contains("not found out"), "{text}");
-    true
+    }
+    (false, by_scrubber)
 }
 
-/// R6.8: such a replica stops.
+fn is_found_by_scrubber(sessions: &Sessions, buffer: &mut [u8]) -> bool {
+    let mut next = Some(0);
+    while let Some(from) = next {
+        let seen = sessions.scrub(from, 100, buffer);
+        if let Some(chunks) = seen.damaged {
+            assert!(chunks.start < chunks.end && chunks.end <= sessions.image_chunks());
+            return true;
+        }
+        next = seen.next;
+    }
+    false
+}
+
 #[test]
 fn every_flipped_bit_of_an_entry_is_found_before_anybody_is_told() {
     let (sessions, clients) = three();
-    assert!(!is_found(&sessions, &clients), "undamaged");
+    assert_eq!(is_found(&sessions, &clients), (false, false), "undamaged");
     for slot in 0..3 {
         for bit in 0..size_of::<super::Entry>() * 8 {
             let (mut sessions, clients) = three();
             bytemuck::bytes_of_mut(&mut sessions.entries[slot])[bit / 8] ^= 1 << (bit % 8);
-            assert!(is_found(&sessions, &clients), "slot {slot}, bit {bit}");
+            let found = is_found(&sessions, &clients);
+            assert_eq!(found, (true, true), "slot {slot}, bit {bit}");
         }
     }
 }
@@ -311,7 +323,8 @@ fn every_flipped_bit_of_a_reply_is_found_before_anybody_is_told() {
         sessions.replies.flip(byte, byte % 8);
         // The third block of each reply is used for one byte only.
         let is_used = byte % (3 * BLOCK_SIZE) <= 2 * BLOCK_SIZE;
-        assert_eq!(is_found(&sessions, &clients), is_used, "byte {byte}");
+        let found = is_found(&sessions, &clients);
+        assert_eq!(found, (is_used, is_used), "byte {byte}");
     }
 }
 
@@ -323,12 +336,51 @@ fn every_flipped_bit_of_the_index_is_found_before_anybody_is_told() {
             let (mut sessions, clients) = three();
             let was_used = sessions.index[place] != NONE;
             sessions.index[place] ^= 1 << bit;
-            let found = is_found(&sessions, &clients);
-            assert!(
-                found || !was_used,
-                "{}",
-                format!("place {place}, bit {bit}")
-            );
+            let (by_use, by_scrubber) = is_found(&sessions, &clients);
+            assert!(by_use || !was_used, "place {place}, bit {bit}");
+            assert!(by_scrubber, "place {place}, bit {bit}");
         }
     }
+}
+
+/// A session that is opened where lists are damaged leaves a note before anybody is answered, and does
+/// not panic.
+#[test]
+fn every_flipped_bit_of_a_link_is_found_by_the_scrubber_and_harms_nobody_who_goes_on() {
+    let (sessions, _) = three();
+    let links = [
+        sessions.older.len(),
+        sessions.newer.len(),
+        sessions.replies.next.len(),
+    ];
+    let mut met = 0;
+    for (list, count) in links.into_iter().enumerate() {
+        for place in 0..count {
+            for bit in 0..64 {
+                let (mut sessions, clients) = three();
+                let list = match list {
+                    0 => &mut sessions.older,
+                    1 => &mut sessions.newer,
+                    _ => &mut sessions.replies.next,
+                };
+                bytemuck::bytes_of_mut(&mut list[place])[bit / 8] ^= 1 << (bit % 8);
+                let mut buffer = vec![0; 4 * BLOCK_SIZE];
+                assert!(
+                    is_found_by_scrubber(&sessions, &mut buffer),
+                    "{place} {bit}"
+                );
+                for op in 4..12 {
+                    let client = ClientId::new(1000 + u128::from(op));
+                    let held = sessions.open(client, Epoch::ZERO, Op::new(op));
+                    sessions.store(&held, executed(0, op), &[op as u8; 3 * BLOCK_SIZE]);
+                    if sessions.take_damage().is_some() {
+                        met += 1;
+                        break;
+                    }
+                }
+                let _ = is_found(&sessions, &clients[..0]);
+            }
+        }
+    }
+    assert!(met > 500, "the lists were used: {met}");
 }

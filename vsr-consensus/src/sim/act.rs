@@ -38,6 +38,7 @@ impl<M: Simulated> World<M> {
                 restart_after,
             } => self.crash(target, restart_after),
             FaultKind::Partition { shape, way, lasts } => self.partition(shape, way, lasts),
+            FaultKind::Double { target, how, lasts } => self.double(target, how, lasts),
             FaultKind::Pause { target, lasts } => self.hit(target, |world, index| {
                 let node = &mut world.nodes[index];
                 node.busy_until = node.busy_until.max(now + lasts);
@@ -63,6 +64,7 @@ impl<M: Simulated> World<M> {
                 world.plan_turn(index, now);
             }),
             FaultKind::Replay { count } => {
+                self.spite(None, u64::from(count));
                 for _ in 0..count {
                     if let Some(packet) = self.links.replayed(&mut self.packets) {
                         self.schedule(now, Kind::Arrive(packet));
@@ -74,7 +76,9 @@ impl<M: Simulated> World<M> {
                 self.links.corrupt(one_in, now + lasts);
                 u8::MAX
             }
+            FaultKind::Rot { target, behind } => self.rot(target, behind),
             FaultKind::HandOver { to } => self.move_primary(to),
+            FaultKind::Relapse => self.move_primary(self.deposed),
             FaultKind::Churn { client } => {
                 self.give_up(usize::from(client))?;
                 u8::MAX
@@ -90,17 +94,18 @@ impl<M: Simulated> World<M> {
             return 0;
         }
         act(self, index);
-        1 << index
+        1 << self.nodes[index].slot
     }
 
     /// Who leads the newest view that anybody is in.
     pub(crate) fn newest_primary(&self) -> usize {
-        let views = self.nodes.iter().filter(|node| node.is_operational());
+        let views = self.members().filter(|node| node.is_operational());
         let view = views.map(|node| node.seen.view).max().unwrap_or(0);
         (view % u64::from(self.plan.replicas)) as usize
     }
 
-    fn resolve(&self, target: Target) -> Option<usize> {
+    /// The replica that is meant.
+    fn resolve_place(&self, target: Target) -> Option<usize> {
         let n = usize::from(self.plan.replicas);
         let primary = self.newest_primary();
         match target {
@@ -109,18 +114,14 @@ impl<M: Simulated> World<M> {
             Target::NextPrimary => Some((primary + 1) % n),
             Target::Tail => Some((primary + n - 1) % n),
             Target::Donor => Some(usize::from(self.donor) % n),
-            Target::Recovering => {
-                (0..n).find(|&i| self.nodes[i].replica.is_some() && !self.nodes[i].is_operational())
-            }
+            Target::Recovering => (0..n)
+                .find(|&i| self.member(i).replica.is_some() && !self.member(i).is_operational()),
         }
     }
 
-    /// How many replicas are without their memory.
-    pub(crate) fn failed(&self) -> u8 {
-        self.nodes
-            .iter()
-            .filter(|node| !node.is_operational())
-            .count() as u8
+    /// The process that is meant.
+    pub(crate) fn resolve(&self, target: Target) -> Option<usize> {
+        Some(self.places[self.resolve_place(target)?].seat)
     }
 
     /// A process ends and its memory with it, if that many may.
@@ -129,8 +130,9 @@ impl<M: Simulated> World<M> {
             return 0;
         };
         let node = &self.nodes[index];
+        let slot = usize::from(node.slot);
         let allowed = self.plan.classes.has(FaultClass::BeyondF)
-            || self.failed() + u8::from(node.is_operational()) <= self.plan.failures_survived();
+            || self.failed() + u8::from(self.is_sound(slot)) <= self.plan.failures_survived();
         // Who recovers is hit only on purpose: otherwise nobody would ever get so far.
         let is_meant = node.is_operational() || target == Target::Recovering;
         if node.replica.is_none() || !allowed || !is_meant {
@@ -139,27 +141,27 @@ impl<M: Simulated> World<M> {
         if !node.is_operational() {
             self.stats.crashes_while_recovering += 1;
         }
-        if node.seen.leads(index) {
+        if node.seen.leads(slot) {
             self.stats.crashes_of_primaries += 1;
         }
         self.stats.crashes += 1;
         self.nodes[index].crashed_at = self.now;
         self.end_process(index);
         if let Some(after) = restart_after {
-            let at = self.now + after;
-            self.nodes[index].restart_at = at;
-            self.schedule(at, Kind::Restart(index as u8));
+            self.plan_restart(index, self.now + after);
         }
-        1 << index
+        1 << slot
     }
 
     pub(crate) fn end_process(&mut self, index: usize) {
-        let committed = self.history.committed();
+        if self.is_seat(index) {
+            self.bury(index);
+        }
         let node = &mut self.nodes[index];
-        node.bury(committed);
+        node.replica = None;
         node.turn_at = Time::MAX;
         node.slow = 1;
-        self.streams.reset(index);
+        self.streams.reset(usize::from(self.nodes[index].slot));
         while let Some(packet) = self.nodes[index].inbox.pop_front() {
             self.lose(packet);
         }
@@ -189,6 +191,9 @@ impl<M: Simulated> World<M> {
         let Some(table) = self.cut_table(shape, way) else {
             return 0;
         };
+        if shape == Shape::Minority {
+            self.deposed = self.newest_primary() as u8;
+        }
         self.links.cut(&table, true);
         self.last(Lasting::Cut(table), self.now + lasts);
         u8::MAX
@@ -212,7 +217,7 @@ impl<M: Simulated> World<M> {
         };
         match shape {
             Shape::Isolate(target, clients_too) => {
-                let one = 1 << self.resolve(target)?;
+                let one = 1 << self.resolve_place(target)?;
                 let others = everybody & !one;
                 apart(
                     one,
@@ -236,15 +241,21 @@ impl<M: Simulated> World<M> {
                     apart(1 << i, far);
                 }
             }
+            Shape::Minority => {
+                let primary = self.newest_primary();
+                let count = usize::from(self.plan.failures_survived());
+                let few = (0..count).fold(0, |mask, i| mask | 1 << ((primary + i) % n));
+                apart(few | clients, everybody & !few);
+            }
             Shape::Link(a, b) if a != b => apart(1 << a, 1 << b),
             Shape::Link(..) => return None,
-            Shape::Clients(target) => apart(1 << self.resolve(target)?, clients),
+            Shape::Clients(target) => apart(1 << self.resolve_place(target)?, clients),
         }
         Some(table)
     }
 
     /// Something lasts until `end`.
-    fn last(&mut self, what: Lasting, end: Time) {
+    pub(crate) fn last(&mut self, what: Lasting, end: Time) {
         let place = self.lasting.len() as u32;
         self.lasting.push(what);
         self.schedule(end, Kind::End(place));
@@ -254,6 +265,7 @@ impl<M: Simulated> World<M> {
         match core::mem::replace(&mut self.lasting[place], Lasting::Over) {
             Lasting::Cut(table) => self.links.cut(&table, false),
             Lasting::Slow(index) => self.nodes[index].slow = 1,
+            Lasting::Double(slot) => self.settle(slot),
             Lasting::Over => {}
         }
     }

@@ -55,7 +55,7 @@ impl Failure {
             at_ns: world.now,
             cluster,
             faults,
-            replicas: (0..world.nodes.len()).map(|i| state_of(world, i)).collect(),
+            replicas: states_of(world),
             events: world.trace.last(),
             shrunk: None,
         }
@@ -64,29 +64,7 @@ impl Failure {
     /// The line that plays the seed again.
     #[must_use]
     pub fn replay(&self) -> String {
-        let options = &self.options;
-        let mut line = format!("vsr-cli sim --seed {}", self.seed);
-        let defaults = Options::default();
-        if options.faults != defaults.faults {
-            line += &format!(" --faults {}", options.faults);
-        }
-        if options.ops != defaults.ops {
-            line += &format!(" --ops {}", options.ops);
-        }
-        if let Some(replicas) = options.replicas {
-            line += &format!(" --replicas {replicas}");
-        }
-        if let Some(clients) = options.clients {
-            line += &format!(" --clients {clients}");
-        }
-        if options.without != defaults.without {
-            line += &format!(" --without {}", options.without);
-        }
-        if !options.skip.is_empty() {
-            let skip: Vec<String> = options.skip.iter().map(u32::to_string).collect();
-            line += &format!(" --skip {}", skip.join(","));
-        }
-        line
+        replay_line(self.seed, &self.options)
     }
 
     /// The same as a test.
@@ -101,14 +79,53 @@ impl Failure {
     }
 }
 
-fn state_of<M: Simulated>(world: &World<M>, index: usize) -> String {
+/// The line that plays `seed` again as `options` say.
+pub(crate) fn replay_line(seed: u64, options: &Options) -> String {
+    let mut line = format!("vsr-cli sim --seed {seed}");
+    let defaults = Options::default();
+    if options.faults != defaults.faults {
+        line += &format!(" --faults {}", options.faults);
+    }
+    if options.ops != defaults.ops {
+        line += &format!(" --ops {}", options.ops);
+    }
+    if let Some(replicas) = options.replicas {
+        line += &format!(" --replicas {replicas}");
+    }
+    if let Some(clients) = options.clients {
+        line += &format!(" --clients {clients}");
+    }
+    if options.without != defaults.without {
+        line += &format!(" --without {}", options.without);
+    }
+    if !options.skip.is_empty() {
+        let skip: Vec<String> = options.skip.iter().map(u32::to_string).collect();
+        line += &format!(" --skip {}", skip.join(","));
+    }
+    line
+}
+
+/// A line for each replica, and one more where a second process is in its place.
+fn states_of<M: Simulated>(world: &World<M>) -> Vec<String> {
+    let mut states = Vec::new();
+    for (slot, place) in world.places.iter().enumerate() {
+        states.push(state_of(world, slot, place.seat));
+        let other = world.other(place.seat);
+        if world.nodes[other].replica.is_some() {
+            states.push(state_of(world, slot, other) + " (not the one that counts)");
+        }
+    }
+    states
+}
+
+fn state_of<M: Simulated>(world: &World<M>, slot: usize, index: usize) -> String {
     let node = &world.nodes[index];
     let Some(replica) = &node.replica else {
-        return format!("R{index} life {:3} down", node.life);
+        return format!("R{slot} life {:3} down", node.life);
     };
     let report = replica.report();
     format!(
-        "R{index} life {:3} {:10} view {:4} op {:6} commit {:6} applied {:6} tail {:6} in flight {:3} \
+        "R{slot} life {:3} {:10} view {:4} op {:6} commit {:6} applied {:6} tail {:6} in flight {:3} \
          inbox {:3} incarnation {}{}",
         node.life,
         format!("{:?}", report.status),

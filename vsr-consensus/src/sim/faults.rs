@@ -47,6 +47,9 @@ classes! {
     Crash => "crash",
     /// A replica loses its memory and does not come back.
     Kill => "kill",
+    /// Two processes in one place: one that was believed dead goes on beside its successor, or a second
+    /// one is started by mistake.
+    Zombie => "zombie",
     /// A process that stands still.
     Pause => "pause",
     /// A replica that takes longer over everything.
@@ -55,8 +58,12 @@ classes! {
     Clock => "clock",
     /// Bits that flip on the way.
     Corrupt => "corrupt",
+    /// Log entries whose memory goes bad, and which their replica knows to be bad.
+    Rot => "rot",
     /// Clients that give up and come back under another name.
     Churn => "churn",
+    /// The cluster is formed while replicas come and go, by more than one operator.
+    Init => "init",
     /// The operator moves the primary to another replica.
     HandOver => "move",
     /// More memories lost at the same time than the cluster survives: it must halt.

@@ -221,8 +221,24 @@ impl<M: StateMachine> StateMachine for Watched<M> {
         Ok(())
     }
 
+    fn image_verify(&mut self, budget: usize) -> Result<bool, ImageError> {
+        self.machine.image_verify(budget)
+    }
+
     fn scrub(&mut self, budget: usize) -> Scrub {
         self.machine.scrub(budget)
+    }
+
+    fn scrub_size(&self) -> u64 {
+        self.machine.scrub_size()
+    }
+
+    fn damaged(&self) -> Option<u64> {
+        self.machine.damaged()
+    }
+
+    fn damaged_span(&self) -> u64 {
+        self.machine.damaged_span()
     }
 }
 

@@ -22,6 +22,7 @@
 
 mod act;
 mod ask;
+mod birth;
 mod check;
 mod client;
 pub mod explore;
@@ -35,9 +36,11 @@ mod observe;
 mod options;
 mod panics;
 mod phases;
+mod places;
 mod plan;
 mod random;
 mod shrink;
+mod spite;
 mod stats;
 mod store;
 mod stream;
@@ -110,7 +113,8 @@ pub fn shrink<M: Simulated>(failure: Failure) -> Failure {
 #[must_use]
 pub fn run<M: Simulated>(seed: u64, options: &Options) -> Outcome {
     let mut world: World<M> = World::new(seed, options);
-    let played = panics::catch(seed, || world.play());
+    let replay = failure::replay_line(seed, options);
+    let played = panics::catch_saying(seed, replay, || world.play());
     let trace_hash = world.trace.hash();
     let summary = summary_of(&world);
     let failure = played
@@ -178,6 +182,11 @@ fn marks_of<M: Simulated>(world: &World<M>) -> Marks {
         ("streams cut within a frame", world.streams.cut),
         ("streams broken", world.streams.broken),
         ("superseded", stats.superseded),
+        ("restarts while a cluster was formed", stats.vanished),
+        ("clusters that were stillborn", stats.stillborn),
+        ("frames replayed where they hurt", stats.spites),
+        ("places with two processes", stats.doubled),
+        ("former lives that live on", stats.outlived),
         ("views left", stats.views_left),
         ("register windows explained", world.registers.windows),
         ("register operations explained", world.registers.explained),

@@ -5,8 +5,8 @@
 use std::vec;
 use std::vec::Vec;
 
-use vsr_types::Header;
 use vsr_types::limits::REPLICAS_MAX;
+use vsr_types::{Command, HEADER_SIZE, Header};
 
 use super::plan::{Time, Weather};
 use super::random::Random;
@@ -40,7 +40,7 @@ impl Address {
     }
 
     /// The row of the link tables: all clients share one.
-    fn row(self) -> usize {
+    pub(crate) fn row(self) -> usize {
         usize::from(self.0).min(REPLICAS_MAX)
     }
 }
@@ -156,8 +156,21 @@ impl Packets {
     }
 }
 
+/// The header of a frame, if it is long enough to have one.
+pub(crate) fn header_of(packet: &Packet) -> Option<Header> {
+    let head = packet.bytes.get(..HEADER_SIZE)?;
+    Some(bytemuck::pod_read_unaligned(head))
+}
+
 /// Rows of the link tables: replicas, and one for everybody else.
 const ROWS: usize = REPLICAS_MAX + 1;
+
+/// How slow links are and how bad.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Climate {
+    weather: Weather,
+    delay: [[Time; ROWS]; ROWS],
+}
 
 /// When and whether a frame arrives.
 #[derive(Debug)]
@@ -177,7 +190,8 @@ pub(crate) struct Links {
     /// Earlier frames, any of which may come again.
     kept: Vec<Packet>,
     keeps: bool,
-    seen: u64,
+    /// The newest heartbeat of each replica to each other.
+    beats: Vec<Vec<u8>>,
 }
 
 /// How many earlier frames are kept to be sent again.
@@ -213,7 +227,7 @@ impl Links {
             corrupt_one_in: 1,
             kept: Vec::new(),
             keeps,
-            seen: 0,
+            beats: vec![Vec::new(); REPLICAS_MAX * REPLICAS_MAX],
         }
     }
 
@@ -264,10 +278,24 @@ impl Links {
         at
     }
 
-    /// Keeps a sample of everything sent, mostly of late.
+    /// Keeps a sample of everything sent, mostly of late, and mostly of what is said seldom.
     fn keep(&mut self, packet: &Packet) {
-        self.seen += 1;
-        if packet.bytes.len() > KEPT_SIZE_MAX || self.random.below(8) != 0 {
+        let command = header_of(packet).and_then(|header| header.command());
+        if command == Some(Command::Commit)
+            && let (Some(from), Some(to)) = (packet.from.as_replica(), packet.to.as_replica())
+        {
+            let beat = &mut self.beats[from * REPLICAS_MAX + to];
+            beat.clear();
+            beat.extend_from_slice(&packet.bytes);
+        }
+        let one_in = match command {
+            Some(Command::Ping | Command::Pong | Command::CommitOk) => 64,
+            Some(Command::PrepareOk) => 3,
+            Some(Command::Prepare | Command::Commit | Command::Request) => 8,
+            Some(Command::Reply | Command::Query | Command::QueryReply | Command::Headers) => 8,
+            _ => 1,
+        };
+        if packet.bytes.len() > KEPT_SIZE_MAX || self.random.below(one_in) != 0 {
             return;
         }
         if self.kept.len() < KEPT_MAX {
@@ -286,15 +314,33 @@ impl Links {
         }
     }
 
+    /// Everything that is kept.
+    pub(crate) fn kept(&self) -> &[Packet] {
+        &self.kept
+    }
+
     /// An earlier frame, to arrive again.
     pub(crate) fn replayed(&mut self, packets: &mut Packets) -> Option<PacketIndex> {
         if self.kept.is_empty() {
             return None;
         }
-        let kept = &self.kept[self.random.below(self.kept.len() as u64) as usize];
+        let place = self.random.below(self.kept.len() as u64) as usize;
+        Some(self.again(place, packets))
+    }
+
+    /// The earlier frame in this place of [`Self::kept`], to arrive again.
+    pub(crate) fn again(&self, place: usize, packets: &mut Packets) -> PacketIndex {
+        let kept = &self.kept[place];
         let index = packets.copy(kept.from, kept.to, &kept.bytes);
         packets.get_mut(index).relay = kept.relay;
-        Some(index)
+        index
+    }
+
+    /// The newest heartbeat of one replica to another, to arrive again.
+    pub(crate) fn beat(&self, from: u8, to: u8, packets: &mut Packets) -> Option<PacketIndex> {
+        let beat = &self.beats[usize::from(from) * REPLICAS_MAX + usize::from(to)];
+        let (from, to) = (Address::replica(from), Address::replica(to));
+        (!beat.is_empty()).then(|| packets.copy(from, to, beat))
     }
 
     /// Flips a bit or a few, or cuts the end off.
@@ -341,9 +387,23 @@ impl Links {
         self.corrupt_until = until;
     }
 
+    /// How the network is, to let it be so again after a heal.
+    pub(crate) const fn climate(&self) -> Climate {
+        Climate {
+            weather: self.weather,
+            delay: self.delay,
+        }
+    }
+
+    pub(crate) const fn restore(&mut self, climate: &Climate) {
+        self.weather = climate.weather;
+        self.delay = climate.delay;
+    }
+
     /// From now on, links among `members` (and with the tool and all clients) are quick and lose
-    /// nothing, and all others lose everything; or, with all members, everything is well.
-    pub(crate) fn heal(&mut self, members: u8) {
+    /// nothing, and all others lose everything; or, with all members, everything is well. With
+    /// `is_heard`, what the others say arrives, and they hear nothing.
+    pub(crate) fn heal(&mut self, members: u8, is_heard: bool) {
         let healed = Weather {
             tail: 0,
             loss: 0,
@@ -357,7 +417,8 @@ impl Links {
             for to in 0..ROWS {
                 let inside = |row: usize| row == REPLICAS_MAX || members & (1 << row) != 0;
                 let well = inside(from) && inside(to);
-                self.cuts[from][to] = u16::from(!well);
+                let is_open = well || (is_heard && inside(to) && from != REPLICAS_MAX);
+                self.cuts[from][to] = u16::from(!is_open);
                 if well {
                     self.clogged_until[from][to] = 0;
                     self.delay[from][to] = self.delay[from][to].min(super::plan::MILLISECOND);

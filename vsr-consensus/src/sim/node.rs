@@ -83,6 +83,21 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
+    /// Of a process that has never run.
+    pub(crate) fn nothing() -> Self {
+        Self {
+            status: PeerStatus::Blank,
+            halted: false,
+            superseded: false,
+            incarnation: Incarnation::default(),
+            view: 0,
+            primary: 0,
+            op: Op::ZERO,
+            commit: Op::ZERO,
+            applied: Op::ZERO,
+        }
+    }
+
     pub(crate) fn of<M: Simulated>(replica: &Replica<Watched<M>>) -> Self {
         let report = replica.report();
         Self {
@@ -111,6 +126,8 @@ impl Seen {
 /// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Node<M> {
+    /// Whose place it fills.
+    pub(crate) slot: u8,
     /// None while the process is down.
     pub(crate) replica: Option<Replica<Watched<M>>>,
     pub(crate) config: Config,
@@ -126,8 +143,14 @@ pub(crate) struct Node<M> {
     pub(crate) seen: Seen,
     /// How much of the history its machine has executed.
     pub(crate) cursor: usize,
-    /// What former lives held and nobody knew to be committed.
-    pub(crate) former: Vec<(Op, Identity)>,
+    /// Nothing that is sent to it arrives before this.
+    pub(crate) deaf_until: Time,
+    /// Nothing that it sends arrives before this.
+    pub(crate) mute_until: Time,
+    /// Whether what it sends meanwhile arrives then, or never.
+    pub(crate) is_held: bool,
+    /// The entry whose memory went bad last.
+    pub(crate) rotten: Option<Op>,
     /// Where each client's last message came from.
     pub(crate) origins: Vec<Option<Address>>,
     /// When it starts again; [`Time::MAX`]: not before everything is healed.
@@ -155,27 +178,20 @@ impl<M: Simulated> Node<M> {
         self.replica.is_some() && self.seen.is_operational()
     }
 
-    /// Whether this replica holds the entry, or has executed it, or held it in a life that ended.
-    pub(crate) fn vouches_for(&self, op: Op, identity: &Identity) -> bool {
-        let holds = self.replica.as_ref().is_some_and(|replica| {
-            self.seen.applied >= op || replica.identity(op).is_some_and(|held| held == *identity)
-        });
-        holds || self.former.contains(&(op, *identity))
+    /// Whether an entry that went bad, and is still to be executed, has not been replaced yet.
+    pub(crate) fn is_rotten(&self) -> bool {
+        let (Some(op), Some(replica)) = (self.rotten, &self.replica) else {
+            return false;
+        };
+        let is_open = op > self.seen.applied && op <= self.seen.op;
+        is_open && replica.log_header(op).is_some() && replica.log_body(op).is_none()
     }
 
-    /// Notes what the life that ends now held beyond `committed`.
-    pub(crate) fn bury(&mut self, committed: Op) {
-        let Some(replica) = self.replica.take() else {
-            return;
-        };
-        self.former.retain(|(op, _)| *op > committed);
-        let mut op = committed;
-        while op < self.seen.op {
-            op = op.next();
-            if let Some(identity) = replica.identity(op) {
-                self.former.push((op, identity));
-            }
-        }
+    /// Whether this process holds the entry, or has executed it.
+    pub(crate) fn holds(&self, op: Op, identity: &Identity) -> bool {
+        self.replica.as_ref().is_some_and(|replica| {
+            self.seen.applied >= op || replica.identity(op).is_some_and(|held| held == *identity)
+        })
     }
 }
 

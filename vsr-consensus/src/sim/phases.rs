@@ -30,9 +30,17 @@ const SERVED_TIMES: u64 = 2;
 impl<M: Simulated> World<M> {
     /// Plays the whole story.
     pub(crate) fn play(&mut self) -> Checked {
-        self.form()?;
+        let is_born = if self.plan.classes.has(FaultClass::Init) {
+            self.be_born()?
+        } else {
+            self.form()?;
+            true
+        };
+        if !is_born {
+            return Ok(());
+        }
         self.begin();
-        let (horizon, ops) = (self.plan.horizon, self.plan.ops);
+        let (horizon, ops) = (self.now + self.plan.horizon, self.plan.ops);
         self.run_until(horizon, |world| {
             world.stats.operations + world.stats.queries >= ops
         })?;
@@ -44,7 +52,7 @@ impl<M: Simulated> World<M> {
     }
 
     /// Forms the cluster as an operator's tool does.
-    fn form(&mut self) -> Checked {
+    pub(crate) fn form(&mut self) -> Checked {
         let (cluster, token) = (self.cluster, Nonce::new(0x70CE));
         let mut header = Header::new(InitPropose {
             cluster,
@@ -70,18 +78,18 @@ impl<M: Simulated> World<M> {
         header.seal(body);
         self.tell_all(&header, body)?;
         self.mailbox.clear();
-        for index in 0..self.nodes.len() {
+        for (slot, node) in self.members().enumerate() {
             ensure!(
-                cluster_of(&self.nodes[index]) == cluster,
+                cluster_of(node) == cluster,
                 "an operator's word forms a cluster (R7.1)",
-                "R{index} did not join"
+                "R{slot} did not join"
             );
         }
         Ok(())
     }
 
     fn tell_all(&mut self, header: &Header, body: &[u8]) -> Checked {
-        for index in 0..self.nodes.len() {
+        for index in 0..self.places.len() {
             let to = Address::replica(index as u8);
             let packet = self.packets.make(Address::TOOL, to, header, body);
             // So that it can come again.
@@ -93,30 +101,44 @@ impl<M: Simulated> World<M> {
 
     /// Plans everything that is known from the start.
     fn begin(&mut self) {
-        for index in 0..self.nodes.len() {
-            self.plan_turn(index, 0);
+        for index in 0..self.places.len() {
+            self.plan_turn(index, self.now);
         }
         for index in 0..self.plan.faults.len() {
-            self.schedule(self.plan.faults[index].at, Kind::Fault(index as u32));
+            let at = self.now + self.plan.faults[index].at;
+            self.schedule(at, Kind::Fault(index as u32));
         }
+        self.storm.begin(self.now, self.stats.messages);
         for index in 0..self.clients.len() {
             let wait = self.asking.below(self.plan.load.think + MILLISECOND);
             self.wake_later(index, wait);
         }
-        self.schedule(LOOK_EVERY, Kind::Look);
+        self.schedule(self.now + LOOK_EVERY, Kind::Look);
     }
 
     /// Looks again, later.
     pub(crate) fn look(&mut self) -> Checked {
         self.schedule(self.now + LOOK_EVERY, Kind::Look);
+        if self.phase == Phase::Liveness && self.plan.classes.has(FaultClass::Replay) {
+            self.echo_heartbeats(self.core);
+        }
         self.check_storm()
     }
 
     /// A random quorum of replicas that have their memory; none when there is no such quorum.
     fn choose_core(&mut self) -> Option<u8> {
         let quorum = usize::from(self.plan.replicas / 2 + 1);
-        let n = self.nodes.len();
-        let mut able: Vec<usize> = (0..n).filter(|&i| self.nodes[i].is_operational()).collect();
+        let n = self.places.len();
+        let mut able: Vec<usize> = (0..n).filter(|&slot| self.is_sound(slot)).collect();
+        if able.len() < quorum {
+            // A bad entry is no lost memory: it is replaced, or denied by those who never had it.
+            able = (0..n).filter(|&slot| self.is_undisputed(slot)).collect();
+        }
+        // Often without the primary: somebody else must lead then.
+        let primary = self.newest_primary();
+        if able.len() > quorum && self.haunting.percent(50) {
+            able.retain(|&slot| slot != primary);
+        }
         while able.len() > quorum {
             let out = self.asking.below(able.len() as u64) as usize;
             able.remove(out);
@@ -135,7 +157,7 @@ impl<M: Simulated> World<M> {
         );
         self.stats.halted += 1;
         self.stop_faults();
-        self.links.heal(u8::MAX);
+        self.links.heal(u8::MAX, false);
         let served = self.stats.operations + self.stats.queries;
         self.run_until(self.now + 5 * SECOND, |_| false)?;
         // Answers that were under way when the last memory was lost may still arrive.
@@ -154,14 +176,18 @@ impl<M: Simulated> World<M> {
         for place in 0..self.lasting.len() {
             self.lasting[place] = super::world::Lasting::Over;
         }
+        self.lift();
     }
 
     /// The replicas of `core` and the clients are well; all else stays as bad as it is.
     fn liveness(&mut self, core: u8) -> Checked {
         self.stop_faults();
-        self.links.heal(core);
+        self.core = core;
+        // A deaf replica must not disturb the others, nor hold them up if it leads (R4.3, R5.1).
+        let is_heard = self.haunting.percent(50);
+        self.links.heal(core, is_heard);
         for index in 0..self.nodes.len() {
-            if core & (1 << index) != 0 {
+            if core & (1 << self.nodes[index].slot) != 0 && self.nodes[index].replica.is_some() {
                 self.recover_pace(index);
             } else {
                 // Its process will not come back in this phase.
@@ -236,10 +262,10 @@ impl<M: Simulated> World<M> {
 
     /// In what the replicas of `core` differ, in words; nothing when they are equal.
     fn differences(&self, core: u8) -> std::string::String {
-        let members = (0..self.nodes.len()).filter(|i| core & (1 << i) != 0);
+        let members = (0..self.places.len()).filter(|i| core & (1 << i) != 0);
         let mut first = None;
         for index in members {
-            let seen = &self.nodes[index].seen;
+            let seen = &self.member(index).seen;
             if seen.status != PeerStatus::Normal {
                 return std::format!("R{index} is {:?}", seen.status);
             }
@@ -252,22 +278,32 @@ impl<M: Simulated> World<M> {
                 return std::format!("R{index} is at {state:?}, another at {first:?}");
             }
         }
+        if let Some(ghost) = self
+            .ghost()
+            .filter(|_| core.count_ones() as usize == self.places.len())
+        {
+            return std::format!("a former life of R{} takes part", self.nodes[ghost].slot);
+        }
         std::string::String::new()
     }
 
     /// Everything is well again, and everybody comes back.
     fn heal(&mut self) -> Checked {
-        self.links.heal(u8::MAX);
-        let mut all = 0;
+        self.links.heal(u8::MAX, false);
         for index in 0..self.nodes.len() {
-            if self.nodes[index].replica.is_none() {
+            let is_seat = self.is_seat(index);
+            let is_running = self.nodes[index].replica.is_some();
+            if is_seat && !is_running {
                 self.restart(index);
+            } else if !is_seat && is_running && !self.nodes[index].is_operational() {
+                // Somebody notices that there is one process too many.
+                self.end_process(index);
             }
             if self.nodes[index].replica.is_some() {
                 self.recover_pace(index);
-                all |= 1 << index;
             }
         }
+        let all = (1 << self.places.len()) - 1;
         let end = self.now + HEALED_WITHIN;
         let healed = self.run_until(end, |world| world.is_quiet(all))?;
         ensure!(

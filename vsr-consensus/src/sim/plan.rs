@@ -54,6 +54,9 @@ pub(crate) enum Shape {
     Link(u8, u8),
     /// Clients from one replica.
     Clients(Target),
+    /// The primary, those after it who are no quorum with it, and all clients, from the rest: what they
+    /// prepare is acknowledged and comes to nothing, and the rest has nothing to do (trace T17).
+    Minority,
 }
 
 /// Which way a partition blocks.
@@ -62,6 +65,24 @@ pub(crate) enum Way {
     Both,
     Out,
     In,
+}
+
+/// How two processes come to be in one place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Doubling {
+    /// The first one is well.
+    Mistake,
+    /// The first one stands still and was taken for dead.
+    Stopped,
+    /// Nobody hears the first one, so it was taken for dead.
+    Unreachable {
+        /// Whether it hears nobody either.
+        deaf: bool,
+        /// Whether what it says meanwhile arrives in the end.
+        held: bool,
+    },
+    /// The first one died, and two are started in its stead.
+    Twins,
 }
 
 /// What goes wrong.
@@ -74,6 +95,11 @@ pub(crate) enum FaultKind {
     Partition {
         shape: Shape,
         way: Way,
+        lasts: Time,
+    },
+    Double {
+        target: Target,
+        how: Doubling,
         lasts: Time,
     },
     Pause {
@@ -105,10 +131,17 @@ pub(crate) enum FaultKind {
         one_in: u32,
         lasts: Time,
     },
+    /// An entry so far behind the end of a replica's log goes bad.
+    Rot {
+        target: Target,
+        behind: u8,
+    },
     /// The operator moves the primary.
     HandOver {
         to: u8,
     },
+    /// The operator lets the primary lead again that was cut off last.
+    Relapse,
     /// A client gives up and comes back under another name.
     Churn {
         client: u8,
@@ -126,13 +159,15 @@ impl FaultKind {
                 restart_after: None,
                 ..
             } => FaultClass::Kill,
-            Self::Partition { .. } => FaultClass::Partition,
+            Self::Partition { .. } | Self::Relapse => FaultClass::Partition,
+            Self::Double { .. } => FaultClass::Zombie,
             Self::Pause { .. } => FaultClass::Pause,
             Self::Slow { .. } => FaultClass::Slow,
             Self::Clog { .. } => FaultClass::Clog,
             Self::ClockJump { .. } => FaultClass::Clock,
             Self::Replay { .. } => FaultClass::Replay,
             Self::Corrupt { .. } => FaultClass::Corrupt,
+            Self::Rot { .. } => FaultClass::Rot,
             Self::HandOver { .. } => FaultClass::HandOver,
             Self::Churn { .. } => FaultClass::Churn,
         }
@@ -193,6 +228,8 @@ pub(crate) struct Plan {
     pub(crate) cost: Time,
     /// How far clocks run from the true rate, in parts per million.
     pub(crate) drift: u32,
+    /// Views change all the time, and little is remembered: small clusters, short logs, many crashes.
+    pub(crate) storm: bool,
     /// The classes that this seed has.
     pub(crate) classes: Faults,
     pub(crate) faults: Vec<Fault>,
@@ -209,15 +246,16 @@ impl Plan {
     pub(crate) fn draw(seed: u64, options: &Options) -> Self {
         let root = Random::new(seed);
         let random = &mut root.split(1);
-        let classes = draw_classes(random, options.faults);
-        let replicas = draw_replicas(random, options);
+        let storm = random.percent(30);
+        let classes = draw_classes(random, options.faults, storm);
+        let replicas = draw_replicas(random, options, storm);
         let weather = draw_weather(random, classes, options);
         let load = draw_load(random, &weather, options);
-        #[cfg_attr(
-            not(feature = "mutate"),
-            expect(unused_mut, reason = "changed by mutants")
-        )]
         let mut settings = draw_settings(random, replicas, &weather, load.clients);
+        if storm {
+            settings.pipeline = settings.pipeline.min(4);
+            settings.journal_slots = 16;
+        }
         #[cfg(feature = "mutate")]
         {
             settings.mutant = options.mutant;
@@ -234,6 +272,7 @@ impl Plan {
             } else {
                 0
             },
+            storm,
             classes,
             faults: Vec::new(),
             numbers: Vec::new(),
@@ -253,6 +292,9 @@ impl Plan {
             !options.without.has(fault.kind.class()) && !options.skip.contains(number)
         });
         (self.faults, self.numbers) = kept.map(|(&fault, &number)| (fault, number)).unzip();
+        for class in options.without.iter() {
+            self.classes = self.classes.without(class);
+        }
         let out = |class| options.without.has(class);
         let weather = &mut self.weather;
         for (class, part) in [
@@ -283,12 +325,15 @@ impl Plan {
     }
 }
 
-fn draw_classes(random: &mut Random, allowed: Faults) -> Faults {
+fn draw_classes(random: &mut Random, allowed: Faults, storm: bool) -> Faults {
     let mut classes = Faults::none();
     for &class in FaultClass::ALL {
         let percent = match class {
             FaultClass::BeyondF => 100,
             FaultClass::Kill => 15,
+            FaultClass::Init => 40,
+            FaultClass::Crash | FaultClass::Partition | FaultClass::Zombie if storm => 95,
+            FaultClass::Replay if storm => 95,
             FaultClass::Crash => 80,
             _ => 60,
         };
@@ -300,8 +345,10 @@ fn draw_classes(random: &mut Random, allowed: Faults) -> Faults {
     classes
 }
 
-fn draw_replicas(random: &mut Random, options: &Options) -> u8 {
+fn draw_replicas(random: &mut Random, options: &Options, storm: bool) -> u8 {
     let drawn = match random.below(100) {
+        0..50 if storm => 3,
+        _ if storm => 5,
         0..3 => 1,
         3..8 => 2,
         8..52 => 3,
@@ -403,11 +450,15 @@ fn draw_faults(random: &mut Random, plan: &Plan) -> Vec<Fault> {
         let random = &mut random.split(class as u64 + 10);
         // Every class has a rhythm of its own in every seed.
         let mean = match class {
+            FaultClass::Crash | FaultClass::Partition | FaultClass::Zombie if plan.storm => {
+                SECOND / 4
+            }
             FaultClass::Crash => {
                 random.pick(&[SECOND / 5, SECOND / 5, SECOND / 2, SECOND, 4 * SECOND])
             }
             FaultClass::Kill => 10 * SECOND,
             FaultClass::Partition => random.pick(&[SECOND / 2, 2 * SECOND, 8 * SECOND]),
+            FaultClass::Zombie => random.pick(&[SECOND / 2, SECOND, 4 * SECOND]),
             FaultClass::Pause | FaultClass::Clog => {
                 random.pick(&[SECOND / 3, 2 * SECOND, 8 * SECOND])
             }
@@ -415,10 +466,15 @@ fn draw_faults(random: &mut Random, plan: &Plan) -> Vec<Fault> {
             FaultClass::Clock => random.pick(&[SECOND, 6 * SECOND]),
             FaultClass::Replay => random.pick(&[SECOND / 50, SECOND / 5, 2 * SECOND]),
             FaultClass::Corrupt => random.pick(&[SECOND, 6 * SECOND]),
+            FaultClass::Rot => random.pick(&[SECOND / 10, SECOND]),
             FaultClass::Churn => random.pick(&[SECOND / 5, 2 * SECOND]),
             FaultClass::BeyondF => 3 * SECOND,
             FaultClass::HandOver => random.pick(&[SECOND / 2, 3 * SECOND]),
-            FaultClass::Loss | FaultClass::Duplicate | FaultClass::Reorder | FaultClass::Tail => {
+            FaultClass::Loss
+            | FaultClass::Duplicate
+            | FaultClass::Reorder
+            | FaultClass::Tail
+            | FaultClass::Init => {
                 continue;
             }
         };
@@ -445,7 +501,24 @@ fn draw_sequel(random: &mut Random, plan: &Plan, at: Time, kind: FaultKind, into
     let FaultKind::Partition { shape, way, lasts } = kind else {
         return;
     };
-    match random.below(3) {
+    match random.below(4) {
+        2 => {
+            let patience = plan.settings.view_timeout.as_nanos() as Time;
+            let mut from = at;
+            for _ in 0..random.between(1, 4) {
+                let lasts = patience + random.below(3 * patience);
+                let kind = FaultKind::Partition {
+                    shape: Shape::Minority,
+                    way: Way::Both,
+                    lasts,
+                };
+                into.push(Fault { at: from, kind });
+                from += lasts + random.below(patience);
+                let kind = FaultKind::Relapse;
+                into.push(Fault { at: from, kind });
+                from += random.below(2 * patience);
+            }
+        }
         0 => {
             let lasts = lasts / 4;
             let kind = FaultKind::Partition { shape, way, lasts };
@@ -515,6 +588,7 @@ fn draw_fault(random: &mut Random, class: FaultClass, plan: &Plan) -> FaultKind 
             target: draw_target(random),
             restart_after: None,
         },
+        FaultClass::Zombie => draw_double(random, plan),
         FaultClass::Pause => FaultKind::Pause {
             target: draw_target(random),
             lasts,
@@ -541,6 +615,10 @@ fn draw_fault(random: &mut Random, class: FaultClass, plan: &Plan) -> FaultKind 
             one_in: random.pick(&[3, 30, 300]),
             lasts,
         },
+        FaultClass::Rot => FaultKind::Rot {
+            target: draw_target(random),
+            behind: random.below(random_depth(plan)) as u8,
+        },
         FaultClass::HandOver => FaultKind::HandOver {
             to: random.below(u64::from(plan.replicas)) as u8,
         },
@@ -548,6 +626,31 @@ fn draw_fault(random: &mut Random, class: FaultClass, plan: &Plan) -> FaultKind 
             client: random.below(u64::from(plan.load.clients)) as u8,
         },
         _ => draw_partition(random, plan, lasts),
+    }
+}
+
+/// How far behind its head a replica's log is not committed yet, or not long since.
+fn random_depth(plan: &Plan) -> u64 {
+    plan.settings.pipeline as u64 + 2
+}
+
+/// Long enough that the others believe that the first process is dead, or not quite.
+fn draw_double(random: &mut Random, plan: &Plan) -> FaultKind {
+    let patience = plan.settings.view_timeout.as_nanos() as Time;
+    let how = match random.below(8) {
+        0 => Doubling::Mistake,
+        1 => Doubling::Twins,
+        2 | 3 => Doubling::Stopped,
+        _ => Doubling::Unreachable {
+            deaf: random.percent(30),
+            held: random.percent(60),
+        },
+    };
+    let longest = random.pick(&[2, 8, 30]) * patience;
+    FaultKind::Double {
+        target: draw_target(random),
+        how,
+        lasts: patience + random.below(longest),
     }
 }
 

@@ -26,6 +26,7 @@ use super::machine::{Note, Simulated, Watched};
 use super::net::{Address, CutTable, Links, PacketIndex, Packets};
 use super::node::{Clock, Exit, Node, Seen, cluster_of};
 use super::options::Options;
+use super::places::Place;
 use super::plan::{Plan, Time};
 use super::random::Random;
 use super::stats::Stats;
@@ -74,6 +75,8 @@ impl PartialOrd for Event {
 pub(crate) enum Lasting {
     Cut(CutTable),
     Slow(usize),
+    /// Two processes in the place of this replica.
+    Double(usize),
     Over,
 }
 
@@ -94,10 +97,14 @@ pub(crate) struct World<M> {
     pub(crate) plan: Plan,
     pub(crate) options: Options,
     pub(crate) cluster: ClusterId,
+    /// The cluster that somebody belongs to.
+    pub(crate) born: Option<ClusterId>,
     pub(crate) now: Time,
     sequence: u64,
     heap: BinaryHeap<Event>,
+    /// All processes: see [`super::places`].
     pub(crate) nodes: Vec<Node<M>>,
+    pub(crate) places: Vec<Place>,
     pub(crate) clients: Vec<Client>,
     pub(crate) packets: Packets,
     pub(crate) links: Links,
@@ -109,10 +116,14 @@ pub(crate) struct World<M> {
     pub(crate) trace: Trace,
     pub(crate) stats: Stats,
     pub(crate) phase: Phase,
+    /// Who is well while the phase is [`Phase::Liveness`].
+    pub(crate) core: u8,
     /// What clients draw from.
     pub(crate) asking: Random,
     /// What processes draw from when they start.
     booting: Random,
+    /// What places with two processes draw from.
+    pub(crate) haunting: Random,
     pub(crate) lasting: Vec<Lasting>,
     /// A machine that only says which operations are refused.
     pub(crate) judge: M,
@@ -120,6 +131,8 @@ pub(crate) struct World<M> {
     pub(crate) view_since: Time,
     /// Who gave a part of its log or state away last.
     pub(crate) donor: u8,
+    /// The primary that was cut off last, and not alone.
+    pub(crate) deposed: u8,
     /// What the operator's tool was sent, and by whom.
     pub(crate) mailbox: Vec<(Address, Vec<u8>)>,
     pub(crate) storm: Storm,
@@ -140,10 +153,12 @@ impl<M: Simulated> World<M> {
             .collect();
         let mut world = Self {
             cluster: ClusterId::new(root.split(5).wide() | 1),
+            born: None,
             now: 0,
             sequence: 0,
             heap: BinaryHeap::with_capacity(4096),
             nodes: Vec::new(),
+            places: (0..usize::from(plan.replicas)).map(Place::new).collect(),
             clients,
             packets: Packets::default(),
             links: Links::new(plan.weather, root.split(3), keeps),
@@ -155,34 +170,43 @@ impl<M: Simulated> World<M> {
             trace: Trace::new(options.trace),
             stats: Stats::default(),
             phase: Phase::Safety,
+            core: u8::MAX,
             asking,
             booting: root.split(6),
+            haunting: root.split(8),
             lasting: Vec::new(),
             judge: M::new(),
             view_since: 0,
             donor: 0,
+            deposed: 0,
             mailbox: Vec::new(),
             storm: Storm::new(plan.replicas, plan.settings.tick.as_nanos() as Time),
             streams: Streams::new(root.split(7)),
             options: options.clone(),
             plan,
         };
-        for index in 0..world.plan.replicas {
-            world.add_node(index);
+        for slot in 0..world.plan.replicas {
+            world.add_node(slot);
+        }
+        for slot in 0..world.plan.replicas {
+            world.add_node(slot);
+        }
+        for index in 0..usize::from(world.plan.replicas) {
+            world.start_process(index);
         }
         world
     }
 
-    fn add_node(&mut self, index: u8) {
+    /// Room for a process in the place of replica `slot`.
+    fn add_node(&mut self, slot: u8) {
         let drift = u64::from(self.plan.drift);
         let rate = 1_000_000 - drift + self.booting.below(2 * drift + 1);
         let shown = 1 + self.booting.below(super::plan::SECOND);
-        let config = self.plan.config(index);
-        let replica = self.boot(&config, index);
         self.nodes.push(Node {
-            seen: Seen::of(&replica),
-            replica: Some(replica),
-            config,
+            slot,
+            seen: Seen::nothing(),
+            replica: None,
+            config: self.plan.config(slot),
             life: 0,
             clock: Clock::new(rate, shown),
             inbox: std::collections::VecDeque::with_capacity(64),
@@ -190,7 +214,10 @@ impl<M: Simulated> World<M> {
             busy_until: 0,
             slow: 1,
             cursor: 0,
-            former: Vec::new(),
+            deaf_until: 0,
+            mute_until: 0,
+            is_held: false,
+            rotten: None,
             origins: std::vec![None; usize::from(self.plan.load.clients)],
             restart_at: Time::MAX,
             crashed_at: 0,
@@ -209,23 +236,30 @@ impl<M: Simulated> World<M> {
         Replica::new(config, boot, Watched::new(plant))
     }
 
-    /// The process of a replica starts again, with nothing.
-    pub(crate) fn restart(&mut self, index: usize) {
+    /// Process `index` starts, with nothing.
+    fn start_process(&mut self, index: usize) {
         let config = self.nodes[index].config.clone();
-        let replica = self.boot(&config, index as u8);
+        let replica = self.boot(&config, self.nodes[index].slot);
+        let place = &mut self.places[usize::from(self.nodes[index].slot)];
+        place.lives += 1;
         let node = &mut self.nodes[index];
+        node.life = place.lives;
         node.seen = Seen::of(&replica);
         node.replica = Some(replica);
-        node.life += 1;
         node.cursor = 0;
         node.restart_at = Time::MAX;
         node.turn_at = Time::MAX;
         node.busy_until = self.now;
+        node.rotten = None;
+        (node.deaf_until, node.mute_until) = (0, 0);
         node.origins.fill(None);
-        let life = node.life;
+    }
+
+    /// The process of a replica starts again, with nothing.
+    pub(crate) fn restart(&mut self, index: usize) {
+        self.start_process(index);
         self.stats.restarts += 1;
-        let replica = index as u8;
-        self.trace.push(self.now, Traced::Started { replica, life });
+        self.trace_start(index);
         self.plan_turn(index, self.now);
     }
 
@@ -305,13 +339,8 @@ impl<M: Simulated> World<M> {
         let packet = self.packets.get(index);
         let to = packet.to;
         self.trace.mix(self.now ^ (u64::from(to.raw()) << 56));
-        if let Some(replica) = to.as_replica() {
-            if self.nodes[replica].replica.is_none() {
-                self.lose(index);
-                return Ok(());
-            }
-            self.nodes[replica].inbox.push_back(index);
-            self.plan_turn(replica, self.now);
+        if let Some(slot) = to.as_replica() {
+            self.reach(slot, index);
             return Ok(());
         }
         let Some(client) = to.as_client() else {
@@ -330,6 +359,29 @@ impl<M: Simulated> World<M> {
         };
         self.packets.give_back(index, bytes);
         heard
+    }
+
+    /// A packet has come to the place of a replica.
+    fn reach(&mut self, slot: usize, index: PacketIndex) {
+        let from = self.packets.get(index).from;
+        let now = self.now;
+        let hearers = self.hearers(slot, from);
+        let hears = |place: Option<usize>| place.filter(|&i| self.nodes[i].deaf_until <= now);
+        match (hears(hearers[0]), hears(hearers[1])) {
+            (Some(first), Some(second)) => {
+                let copy = self.packets.double(index);
+                self.packets.get_mut(copy).damaged = self.packets.get(index).damaged;
+                self.nodes[first].inbox.push_back(index);
+                self.nodes[second].inbox.push_back(copy);
+                self.plan_turn(first, self.now);
+                self.plan_turn(second, self.now);
+            }
+            (Some(one), None) | (None, Some(one)) => {
+                self.nodes[one].inbox.push_back(index);
+                self.plan_turn(one, self.now);
+            }
+            (None, None) => self.lose(index),
+        }
     }
 
     /// Drops a packet that meets nobody.
@@ -397,7 +449,7 @@ impl<M: Simulated> World<M> {
                 "the deadline of R{index} is due for ever"
             );
             at += cost;
-            let me = Address::replica(index as u8);
+            let me = Address::replica(self.nodes[index].slot);
             self.trace.begin(me, me, &DEADLINE);
             self.step(index, Input::Deadline, Address::TOOL, at)?;
         }
@@ -424,9 +476,9 @@ impl<M: Simulated> World<M> {
         let done = match (relay, Frame::parse(&bytes, cluster_of(&self.nodes[index]))) {
             (Some(client), _) => {
                 // For a client of this node: the replica never sees it.
-                let back = self
-                    .packets
-                    .copy(Address::replica(index as u8), client, &bytes);
+                let back =
+                    self.packets
+                        .copy(Address::replica(self.nodes[index].slot), client, &bytes);
                 self.packets.get_mut(back).damaged = damaged;
                 self.send(back, at);
                 Ok(())
@@ -446,7 +498,7 @@ impl<M: Simulated> World<M> {
     }
 
     fn take(&mut self, index: usize, from: Address, frame: &Frame<'_>, at: Time) -> Checked {
-        let to = Address::replica(index as u8);
+        let to = Address::replica(self.nodes[index].slot);
         self.trace.begin(from, to, frame.header());
         let dropped = self.step(index, Input::Message(*frame), from, at)?;
         self.trace_arrival(from, to, *frame.header(), dropped);
@@ -495,7 +547,7 @@ impl<M: Simulated> World<M> {
         };
         let before = node.seen;
         let mut exit = Exit {
-            from: Address::replica(index as u8),
+            from: Address::replica(node.slot),
             sender,
             packets: &mut self.packets,
             outgoing: &mut self.outgoing,
@@ -509,7 +561,9 @@ impl<M: Simulated> World<M> {
         self.observe(index, &before, sent)?;
         let mut outgoing = core::mem::take(&mut self.outgoing);
         for packet in outgoing.drain(..) {
-            self.send(packet, at);
+            if !self.muted(index, packet) {
+                self.send(packet, at);
+            }
         }
         self.outgoing = outgoing;
         Ok(outcome.dropped)
@@ -567,14 +621,10 @@ impl<M: Simulated> World<M> {
             self.schedule(self.now + super::plan::MICROSECOND, Kind::Flow(link));
         }
         while let Some(found) = self.streams.next(link) {
-            if self.nodes[to].replica.is_none() {
-                continue;
-            }
             let (from, to_address) = (Address::replica(from as u8), Address::replica(to as u8));
             let packet = self.packets.copy(from, to_address, &found.bytes);
             self.packets.get_mut(packet).damaged = found.damaged;
-            self.nodes[to].inbox.push_back(packet);
-            self.plan_turn(to, self.now);
+            self.reach(to, packet);
         }
     }
 
@@ -585,6 +635,7 @@ impl<M: Simulated> World<M> {
             return Ok(());
         };
         replica.machine().drain(&mut self.notes);
-        self.history.notes(index, &mut node.cursor, &self.notes)
+        let slot = usize::from(node.slot);
+        self.history.notes(slot, &mut node.cursor, &self.notes)
     }
 }

@@ -306,6 +306,43 @@ fn no_sealed_nonsense_makes_a_replica_panic() {
     }
 }
 
+/// Sums and differences with such numbers are what overflows.
+const EXTREMES: [u64; 6] = [0, 1, 255, 1 << 62, u64::MAX - 1, u64::MAX];
+
+#[test]
+fn no_extreme_number_in_any_field_makes_a_replica_panic() {
+    let (_, corpus) = corpus();
+    // A body of the right shape, and crumbs of one.
+    let bodies = |command: Command| {
+        let real = corpus.iter().rfind(|f| f[COMMAND] == command as u8);
+        let mut bodies: Vec<Vec<u8>> = [0, 1, HEADER_SIZE - 1, HEADER_SIZE, 3 * HEADER_SIZE]
+            .map(|size| vec![0xEE; size])
+            .to_vec();
+        bodies.extend(real.map(|frame| frame[HEADER_SIZE..].to_vec()));
+        bodies
+    };
+    for status in ["blank", "primary", "backup", "elect", "recovering"] {
+        for &command in Command::ALL {
+            let (mut cluster, at) = in_status(status);
+            for body in bodies(command) {
+                let head = head_of(&empty(&cluster, command, at));
+                for place in FIELDS.step_by(8) {
+                    for value in EXTREMES {
+                        let mut head = head;
+                        head[place..place + 8].copy_from_slice(&value.to_le_bytes());
+                        cluster.hand_over(Node::Replica(2), at, &sealed(head, &body));
+                        // All of them at once, but for this one.
+                        head[FIELDS].fill(0xFF);
+                        head[place..place + 8].copy_from_slice(&value.to_le_bytes());
+                        cluster.hand_over(Node::Replica(2), at, &sealed(head, &body));
+                    }
+                }
+            }
+            cluster.settle(at);
+        }
+    }
+}
+
 #[test]
 fn the_corpus_has_the_messages_of_normal_operation_and_of_view_changes() {
     let (_, corpus) = corpus();

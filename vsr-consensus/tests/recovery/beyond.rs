@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use vsr_consensus::Event;
-use vsr_types::message::PeerStatus;
-use vsr_types::{ClusterId, Nonce, ReplicaIndex};
+use vsr_types::message::{InitCommit, PeerStatus};
+use vsr_types::{ClusterId, Header, Nonce, ReplicaIndex};
 
 use crate::backups::{comes_back, with_requests};
-use crate::support::Cluster;
+use crate::support::{Cluster, Node};
 
 const fn millis(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -180,8 +180,8 @@ fn s36_bootstrap_told_late() {
     cluster.commit_init(id, token, nonces);
     for replica in [1, 2] {
         cluster.stopped[replica as usize] = false;
-        let tool = crate::support::Node::Tool;
-        let to = crate::support::Node::Replica(replica);
+        let tool = Node::Tool;
+        let to = Node::Replica(replica);
         cluster.net.link(tool, to).queue.clear();
     }
     cluster.pass(millis(500));
@@ -195,5 +195,39 @@ fn s36_bootstrap_told_late() {
             0,
             "R{replica} is told by R0 and is no second life"
         );
+    }
+}
+
+/// The tool's word reached one replica and the tool died; that one's links come up long afterwards. The
+/// others are still the very processes that agreed: they are told and take part, they do not recover.
+#[test]
+fn a_late_word_that_the_cluster_is_formed_is_a_word() {
+    for first in [0, 1, 2] {
+        let mut cluster = Cluster::new(3, |_| {});
+        let (id, token) = (ClusterId::new(0xFEED), Nonce::new(0x70CE));
+        let nonces = cluster.propose(id, token);
+        let mut header = Header::new(InitCommit {
+            cluster: id,
+            token,
+            reserved: 0,
+        });
+        header.seal(bytemuck::bytes_of(&nonces));
+        let frame = [bytemuck::bytes_of(&header), bytemuck::bytes_of(&nonces)].concat();
+        let set_cut = |cluster: &mut Cluster, is_cut| {
+            for other in (0..3).filter(|&other| other != first) {
+                cluster
+                    .net
+                    .set_cut(Node::Replica(first), Node::Replica(other), is_cut);
+            }
+        };
+        set_cut(&mut cluster, true);
+        cluster.hand_over(Node::Tool, first, &frame);
+        cluster.pass(millis(6000));
+        set_cut(&mut cluster, false);
+        let all = |cluster: &Cluster| (0..3).all(|r| cluster.status(r) == PeerStatus::Normal);
+        assert!(cluster.wait(millis(3000), all), "R{first} tells the others");
+        for replica in &cluster.replicas {
+            assert_eq!(replica.report().incarnation.counter, 0, "its first life");
+        }
     }
 }

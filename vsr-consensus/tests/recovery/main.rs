@@ -20,6 +20,8 @@ mod support;
 mod backups;
 mod beyond;
 mod chaos;
+mod clock;
+mod elections;
 mod primaries;
 mod promises;
 mod twins;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use vsr_consensus::{RecoveryPhase, Replica, Settings};
 use vsr_types::message::PeerStatus;
-use vsr_types::{Command, View};
+use vsr_types::{Command, Op, View};
 
 use crate::backups::{comes_back, with_requests};
 use crate::support::{Cluster, Ledger, Node};
@@ -216,4 +216,41 @@ fn s30_primary_crash_in_view_change() {
     ask(&mut cluster, "add 9");
     cluster.pass(millis(300));
     cluster.assert_equal();
+}
+
+/// What the elect has taken over is found damaged while it fetches the rest: it is fetched again before
+/// the view starts, and counted.
+#[test]
+fn an_inherited_entry_that_is_damaged_is_fetched_before_the_view_starts() {
+    let mut cluster = Cluster::formed_with(3, |settings| settings.chain = false);
+    cluster.register(1);
+    cluster.register(2);
+    cluster.pass(millis(30));
+    let base = cluster.op(0);
+    let (c1, c2) = (Node::Client(1), Node::Client(2));
+    cluster.request_at(1, 0, "add 5");
+    cluster.deliver(c1, R0);
+    cluster.deliver(R0, R1);
+    cluster.deliver(R0, R2);
+    cluster.request_at(2, 0, "add 50");
+    cluster.net.set_cut(R0, R1, true);
+    cluster.net.link(R2, R0).cut = true;
+    cluster.deliver(c2, R0);
+    cluster.deliver(R0, R2);
+    cluster.crash(0);
+    cluster.net.set_cut(R0, R2, true);
+    assert_eq!((cluster.op(1), cluster.op(2)), (base + 1, base + 2));
+    cluster.net.lose.push((R2, R1, Command::Prepare));
+    let elect = |c: &Cluster| c.status(1) == PeerStatus::ViewChange && c.op(1) == base + 2;
+    assert!(cluster.wait(millis(1000), elect), "R1 fetches the second");
+    cluster.replicas[1].damage(Op::new(base + 1));
+    cluster.net.lose.clear();
+    for client in [1, 2] {
+        cluster.retry_at(client, 1);
+        let served = cluster.wait(millis(3000), |cluster| {
+            !cluster.clients[usize::from(client)].waiting
+        });
+        assert!(served, "c{client} is served");
+    }
+    assert_eq!(cluster.replicas[1].machine().history().len(), 2);
 }

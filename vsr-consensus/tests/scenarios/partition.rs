@@ -154,7 +154,7 @@ fn short_cuts(s: &mut Stage) {
 }
 
 /// A majority is gone: those that are left neither commit nor answer, and go on when it is back.
-/// Requests are all that does not reach the primary: it is alive, everybody hears it, and clients ask in
+/// R13.2: requests are all that does not reach the primary: it is alive, everybody hears it, and clients ask in
 /// vain, one replica after the other.
 fn deaf_to_clients(s: &mut Stage) {
     s.served_at(1, 0, "add 1");
@@ -170,6 +170,38 @@ fn deaf_to_clients(s: &mut Stage) {
     }
     assert!(s.is_told(1), "c1 is served");
     assert!((1..n).any(|r| s.leads(r)), "by somebody else");
+}
+
+/// The client that asked first has gone; who comes after it has the same reason to complain.
+fn deaf_to_clients_and_one_gives_up(s: &mut Stage) {
+    s.served_at(1, 0, "add 1");
+    s.served_at(2, 0, "add 1");
+    for backup in 1..s.n() {
+        s.lose(backup, 0, &[Command::Request]);
+    }
+    s.request_at(2, 1, "add 300");
+    s.retry_at(2, 2);
+    s.go_on(millis(10));
+    s.request_at(1, 1, "add 20");
+    let backups = s.n() - 1;
+    for round in 0..80_u8 {
+        s.go_on(millis(50));
+        s.retry_at(1, 1 + round % backups);
+    }
+    assert!(s.is_told(1), "c1 is served");
+}
+
+/// A client is refused by whoever leads, asks everybody again and again, and nothing else happens.
+fn refused_again_and_again(s: &mut Stage) {
+    s.served_at(1, 0, "add 1");
+    s.request_at(1, 0, "!refuse me");
+    let n = s.n();
+    for round in 0..120_u8 {
+        s.go_on(millis(30));
+        s.retry_at(1, round % n);
+    }
+    assert!(s.leads(0) && s.view(0) == 0, "R0 has done nothing wrong");
+    s.clients[1].waiting = false;
 }
 
 /// One backup's link to the primary is broken, and it alone sees clients ask again: nobody else has a
@@ -227,6 +259,10 @@ scenarios! {
         marks [ClientsUnserved ViewsStarted]; kills [ServesNobody];
     a_primary_that_serves_nobody_is_replaced_of_five: deaf_to_clients, 5 Star;
         marks [ClientsUnserved ViewsStarted]; kills [ServesNobody];
+    a_primary_that_serves_nobody_is_replaced_whoever_asks: deaf_to_clients_and_one_gives_up, 3 Chain;
+        marks [ClientsUnserved ViewsStarted]; kills [ServesNobody];
+    a_client_that_is_refused_deposes_nobody: refused_again_and_again, 3 Chain;
+        marks [PassedOn]; kills [];
     one_backup_that_clients_ask_in_vain_deposes_nobody: only_one_is_asked_in_vain, 3 Chain;
         marks [ClientsUnserved]; kills [];
     s44_chained_partition: chained, 3 Chain;

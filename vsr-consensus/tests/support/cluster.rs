@@ -32,6 +32,8 @@ pub struct Cluster {
     pub stopped: Vec<bool>,
     /// How many processes there have been in each place.
     pub lives: Vec<u64>,
+    /// By how much each replica's wall clock is ahead, in nanoseconds.
+    pub ahead: Vec<u64>,
     /// Replicas that get one deadline per turn only, as when executing takes for ever.
     pub lazy: Vec<bool>,
     /// What happened, in words, while `show` is set.
@@ -145,6 +147,7 @@ impl Cluster {
             },
             stopped: vec![false; usize::from(n)],
             lives: vec![1; usize::from(n)],
+            ahead: vec![0; usize::from(n)],
             lazy: vec![false; usize::from(n)],
             trace: Vec::new(),
             show: false,
@@ -271,7 +274,13 @@ impl Cluster {
             now: self.now.monotonic,
             outside: self.outside,
         };
-        let (now, replica) = (self.now, &mut self.replicas[usize::from(at)]);
+        let place = usize::from(at);
+        let wall = self.now.wall.as_nanos() + self.ahead[place];
+        let now = Now {
+            wall: Timestamp::from_nanos(wall),
+            ..self.now
+        };
+        let replica = &mut self.replicas[place];
         let mut dropped = None;
         let inside = self.inside;
         inside(&mut || dropped = replica.step(now, input, &mut exit).dropped);

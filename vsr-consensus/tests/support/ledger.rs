@@ -3,7 +3,8 @@
 //! Operations are text: `add 5` adds to a total and replies with it, `big 900` replies with that many
 //! bytes, anything else is echoed. An operation that begins with `!` is refused before it is ordered.
 //! The digest covers the order of everything executed, so two ledgers with equal digests have executed
-//! the same operations in the same order.
+//! the same operations in the same order. The state is kept twice: a ledger in which a bit flips says so
+//! when it is asked for anything.
 
 use std::cell::Cell;
 use std::io::Write as _;
@@ -29,6 +30,9 @@ pub struct Ledger {
     count: u64,
     hash: u64,
     changed_at: Op,
+    /// The state as it was written, and whether it was found to be another.
+    written: [u8; STATE_SIZE],
+    is_damaged: Cell<bool>,
     /// Everything executed, when it is to be remembered.
     pub history: Option<Vec<Executed>>,
     /// Makes every operation allocate: what the allocation test must notice.
@@ -58,6 +62,23 @@ impl Ledger {
 
     pub fn history(&self) -> &[Executed] {
         self.history.as_deref().expect("a remembering ledger")
+    }
+
+    /// Flips a bit of the state, as memory does.
+    pub const fn damage(&mut self, bit: usize) {
+        let word = match bit / 64 {
+            0 => &mut self.total,
+            1 => &mut self.count,
+            _ => &mut self.hash,
+        };
+        *word ^= 1 << (bit % 64);
+    }
+
+    /// Whether the state is what was written; if not, that is noted.
+    fn is_sound(&self) -> bool {
+        let is_sound = self.state() == self.written;
+        self.is_damaged.set(self.is_damaged.get() || !is_sound);
+        is_sound
     }
 
     fn mix(&mut self, bytes: &[u8]) {
@@ -99,6 +120,9 @@ impl StateMachine for Ledger {
     }
 
     fn apply(&mut self, at: &Context, operation: &[u8], reply: &mut [u8]) -> usize {
+        if !self.is_sound() {
+            return 0;
+        }
         self.mix(&at.stamp.op.raw().to_le_bytes());
         self.mix(&u64::from(at.index).to_le_bytes());
         self.mix(&at.client.raw().to_le_bytes());
@@ -109,6 +133,7 @@ impl StateMachine for Ledger {
         if self.flip.take() {
             self.total ^= 1 << 20;
         }
+        self.written = self.state();
         if self.allocates {
             drop(std::hint::black_box(operation.to_vec()));
         }
@@ -123,6 +148,7 @@ impl StateMachine for Ledger {
         }
         if let Some(amount) = number_after(operation, "add ") {
             self.total = self.total.wrapping_add(amount);
+            self.written = self.state();
             write_number(reply, self.total)
         } else if let Some(size) = number_after(operation, "big ") {
             let size = (size as usize).min(reply.len());
@@ -135,6 +161,9 @@ impl StateMachine for Ledger {
     }
 
     fn query(&self, _at: &Context, _query: &[u8], reply: &mut [u8]) -> usize {
+        if !self.is_sound() {
+            return 0;
+        }
         write_number(reply, self.total)
     }
 
@@ -157,6 +186,7 @@ impl StateMachine for Ledger {
     }
 
     fn image_read(&self, _chunk: u64, into: &mut [u8]) -> usize {
+        let _: bool = self.is_sound();
         into[..STATE_SIZE].copy_from_slice(&self.state());
         STATE_SIZE
     }
@@ -185,6 +215,8 @@ impl StateMachine for Ledger {
 
     fn image_finish(&mut self, at: Op) -> Result<(), ImageError> {
         if self.changed_at <= at {
+            self.written = self.state();
+            self.is_damaged.set(false);
             Ok(())
         } else {
             Err(ImageError::Invalid)
@@ -192,6 +224,14 @@ impl StateMachine for Ledger {
     }
 
     fn scrub(&mut self, _budget: usize) -> Scrub {
-        Scrub::Clean
+        if self.state() == self.written {
+            Scrub::Clean
+        } else {
+            Scrub::Corrupt(0)
+        }
+    }
+
+    fn damaged(&self) -> Option<u64> {
+        self.is_damaged.get().then_some(0)
     }
 }

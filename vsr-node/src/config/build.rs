@@ -255,6 +255,8 @@ fn settings(reader: &mut Reader, replica: ReplicaIndex, replicas: u8) -> Setting
         view_timeout: reader.duration("view-timeout"),
         prepare_timeout: reader.duration("prepare-timeout"),
         digest_period: reader.duration("digest-period"),
+        scrub_period: reader.duration("scrub-period"),
+        transfer_rate: reader.size("transfer-rate") as u64,
         ..Settings::new(replica, replicas)
     }
 }

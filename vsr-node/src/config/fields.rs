@@ -233,6 +233,21 @@ pub const FIELDS: &[Field] = &[
         "Replicas compare the digests of their states once in every such period of replicated time.",
     ),
     field(
+        "transfer-rate",
+        "SIZE",
+        Size,
+        Some("768MiB"),
+        "How much state per second a replica asks for that takes over another's. The donor serves clients \
+         meanwhile.",
+    ),
+    field(
+        "scrub-period",
+        "DUR",
+        Duration,
+        Some("10m"),
+        "Everything in memory is verified once within this time, whether or not it is used.",
+    ),
+    field(
         "resp-lanes",
         "N",
         Number,

@@ -17,6 +17,7 @@ const BROUGHT: u64 = u64::MAX;
 
 /// See the module.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Arena {
     bytes: Box<[u8]>,
     changed: Box<[u64]>,
@@ -74,10 +75,36 @@ impl Arena {
         &mut self.bytes[at..at + size]
     }
 
+    /// Bytes whose place and number are not believed yet.
+    #[inline]
+    pub(super) fn get(&self, at: usize, size: usize) -> Option<&[u8]> {
+        self.bytes.get(at..at.checked_add(size)?)
+    }
+
     /// A byte, or zero beyond the end.
     #[inline]
     pub(super) fn peek(&self, at: usize) -> u8 {
         self.bytes.get(at).copied().unwrap_or(0)
+    }
+
+    /// Whether there is nothing there.
+    pub(super) fn is_zero(&self, at: usize, size: usize) -> bool {
+        // Sixteen words at a time, so that the compiler takes several in one instruction.
+        let bytes = &self.bytes[at..at + size];
+        let mut pieces = bytes.chunks_exact(128);
+        let is_zero = pieces.all(|piece| {
+            let words = piece.chunks_exact(8);
+            words.fold(0, |any, word| {
+                any | u64::from_le_bytes(*word.first_chunk().expect("eight"))
+            }) == 0
+        });
+        is_zero && pieces.remainder().iter().fold(0, |any, byte| any | byte) == 0
+    }
+
+    pub(super) fn zero(&mut self, at: usize, size: usize) {
+        if size > 0 {
+            self.bytes_mut(at, size).fill(0);
+        }
     }
 
     /// Copies `size` bytes inside the arena; the ranges may overlap.
@@ -95,6 +122,11 @@ impl Arena {
         if last != first {
             self.changed[first + 1..=last].fill(self.op);
         }
+    }
+
+    /// Notes that the chunk with this byte is another one now, although nothing in it was written.
+    pub(super) fn touch(&mut self, at: usize) {
+        self.mark(at, 1);
     }
 
     pub(super) fn changed_at(&self, chunk: usize) -> u64 {
@@ -115,11 +147,6 @@ impl Arena {
                 *changed = op;
             }
         }
-        self.op = op;
-    }
-
-    pub(super) fn all_changed_at(&mut self, op: u64) {
-        self.changed.fill(op);
         self.op = op;
     }
 

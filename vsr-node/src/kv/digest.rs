@@ -63,6 +63,11 @@ pub(super) fn of_entry(content: &[u8], key_size: usize, deadline: u64, version: 
     finish(absorb(even, odd.0, odd.1))
 }
 
+/// The digest of bytes that are no entry: a chunk of the image.
+pub(crate) fn of_bytes(bytes: &[u8]) -> u128 {
+    of_entry(bytes, 0, 0, 0)
+}
+
 /// Mixes the counters into the sum over the entries.
 pub(super) fn of_state(sum: u128, counters: &[u64]) -> u128 {
     let mut lanes = (sum as u64 ^ K[2], (sum >> 64) as u64 ^ K[3]);

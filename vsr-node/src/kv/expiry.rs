@@ -13,16 +13,17 @@
 //!
 //! The scheme: Varghese and Lauck, "Hashed and hierarchical timing wheels" (1987).
 
-use super::layout::{BODY_AT, Body, Links, Place, WHEEL_HEADS_AT, WHEEL_LEVELS, WHEEL_SLOTS};
-use super::store::{Damage, Store};
+use super::damage::Damage;
+use super::layout::{HEAD_SIZE, Head, Links, Place, WHEEL_HEADS_AT, WHEEL_LEVELS, WHEEL_SLOTS};
+use super::store::Store;
 
 /// Bits of a deadline per level.
 const LEVEL_BITS: u32 = WHEEL_SLOTS.ilog2();
 /// Bits of a deadline that the wheel distinguishes.
 const WHEEL_BITS: u32 = LEVEL_BITS * WHEEL_LEVELS as u32;
 
-const fn head_at(slot: u32) -> usize {
-    WHEEL_HEADS_AT + (slot as usize - 1) * 4
+pub(super) const fn head_at(slot: u32) -> usize {
+    WHEEL_HEADS_AT + (slot as usize - 1) * HEAD_SIZE
 }
 
 /// The slot (level * 64 + slot + 1) for a deadline, or zero when it is due at `elapsed`.
@@ -45,53 +46,55 @@ const fn slot_of(deadline: u64, elapsed: u64) -> u32 {
 
 impl Store {
     /// Enters the entry at `place`, which is in no slot, for its deadline.
-    pub(super) fn schedule(&mut self, place: Place, deadline: u64) {
+    pub(super) fn schedule(&mut self, place: Place, deadline: u64) -> Result<(), Damage> {
         self.globals.expiring += 1;
-        self.enter(place, deadline);
+        self.enter(place, deadline)
     }
 
     /// Takes the entry at `place` out of its slot.
-    pub(super) fn cancel(&mut self, place: Place) {
+    pub(super) fn cancel(&mut self, place: Place) -> Result<(), Damage> {
         self.globals.expiring -= 1;
-        self.leave(place);
+        self.leave(place)
     }
 
     /// Moves the entry at `place` from its old deadline to another; zero is none.
-    pub(super) fn reschedule(&mut self, place: Place, deadline: u64) {
-        if self.links(place).due_slot != 0 {
-            self.cancel(place);
+    pub(super) fn reschedule(&mut self, place: Place, deadline: u64) -> Result<(), Damage> {
+        if self.links(place)?.due_slot != 0 {
+            self.cancel(place)?;
         }
         if deadline != 0 {
-            self.schedule(place, deadline);
+            self.schedule(place, deadline)?;
         }
+        Ok(())
     }
 
     /// Removes up to `budget` entries that are due at `now` (milliseconds); moving an entry down a
     /// level counts as well.
-    pub(super) fn sweep(&mut self, now: u64, mut budget: u32) {
+    pub(super) fn sweep(&mut self, now: u64, mut budget: u32) -> Result<(), Damage> {
         if self.globals.expiring == 0 {
             // Nothing waits: the wheel may jump.
             self.globals.elapsed = self.globals.elapsed.max(now);
             self.globals.draining = 0;
-            return;
+            return Ok(());
         }
         while let Some((slot, start)) = self.next_slot(now) {
             self.globals.elapsed = self.globals.elapsed.max(start);
             self.globals.draining = u64::from(slot);
             loop {
-                let place: Place = self.arena.read(head_at(slot));
+                let place = self.head(head_at(slot))?;
                 if place.is_none() {
                     break;
                 }
                 if budget == 0 || self.is_spent() {
-                    return;
+                    return Ok(());
                 }
                 budget -= 1;
-                self.due(place);
+                self.due(place)?;
             }
             self.globals.draining = 0;
         }
         self.globals.elapsed = self.globals.elapsed.max(now);
+        Ok(())
     }
 
     /// When the next sweep has something to do, in milliseconds; it may only be to move entries.
@@ -100,14 +103,14 @@ impl Store {
     }
 
     /// Removes the first entry of a slot that has begun, or moves it down.
-    fn due(&mut self, place: Place) {
-        let deadline = self.entry(place).body.deadline;
+    fn due(&mut self, place: Place) -> Result<(), Damage> {
+        let deadline = self.entry(place)?.body.deadline;
         if deadline <= self.globals.elapsed {
-            let found = self.locate(place);
-            self.remove(&found);
+            let found = self.locate(place)?;
+            self.remove(&found)
         } else {
-            self.leave(place);
-            self.enter(place, deadline);
+            self.leave(place)?;
+            self.enter(place, deadline)
         }
     }
 
@@ -125,52 +128,51 @@ impl Store {
         (start <= now).then_some((level as u32 * WHEEL_SLOTS as u32 + slot + 1, start))
     }
 
-    fn enter(&mut self, place: Place, deadline: u64) {
+    fn enter(&mut self, place: Place, deadline: u64) -> Result<(), Damage> {
         // What is already due waits in the very next slot, or in the last when there is none: a
         // deadline in the past is never stored by a command, so this is a moment at most.
         let elapsed = self.globals.elapsed;
         let slot = slot_of(deadline.max(elapsed + 1), elapsed);
-        let head: Place = self.arena.read(head_at(slot));
+        let head = self.head(head_at(slot))?;
         let links = Links {
             due_next: head,
             due_previous: Place::NONE,
             due_slot: slot,
-            ..self.links(place)
+            ..self.links(place)?
         };
         self.set_links(place, links);
         if !head.is_none() {
             let after = Links {
                 due_previous: place,
-                ..self.links(head)
+                ..self.links(head)?
             };
             self.set_links(head, after);
         }
-        self.arena.write(head_at(slot), &place);
+        self.arena.write(head_at(slot), &Head::new(place));
         let index = slot as usize - 1;
         self.globals.wheel[index / WHEEL_SLOTS] |= 1 << (index % WHEEL_SLOTS);
+        Ok(())
     }
 
-    fn leave(&mut self, place: Place) {
-        let links = self.links(place);
+    fn leave(&mut self, place: Place) -> Result<(), Damage> {
+        let links = self.links(place)?;
         let slot = links.due_slot;
-        assert!(
-            slot != 0 && slot as usize <= WHEEL_LEVELS * WHEEL_SLOTS,
-            "state is corrupt: an entry with a deadline is in no slot of the wheel"
-        );
+        // An entry with a deadline is in a slot.
+        if slot == 0 || slot as usize > WHEEL_LEVELS * WHEEL_SLOTS {
+            return Err(Damage::UNKNOWN);
+        }
         if !links.due_next.is_none() {
             let after = Links {
                 due_previous: links.due_previous,
-                ..self.links(links.due_next)
+                ..self.links(links.due_next)?
             };
             self.set_links(links.due_next, after);
         }
         if links.due_previous.is_none() {
-            let head: Place = self.arena.read(head_at(slot));
-            assert!(
-                head == place,
-                "state is corrupt: a slot does not start with its first entry"
-            );
-            self.arena.write(head_at(slot), &links.due_next);
+            if self.head(head_at(slot))? != place {
+                return Err(Damage::UNKNOWN);
+            }
+            self.arena.write(head_at(slot), &Head::new(links.due_next));
             if links.due_next.is_none() {
                 let index = slot as usize - 1;
                 self.globals.wheel[index / WHEEL_SLOTS] &= !(1 << (index % WHEEL_SLOTS));
@@ -178,7 +180,7 @@ impl Store {
         } else {
             let before = Links {
                 due_next: links.due_next,
-                ..self.links(links.due_previous)
+                ..self.links(links.due_previous)?
             };
             self.set_links(links.due_previous, before);
         }
@@ -189,37 +191,7 @@ impl Store {
             ..links
         };
         self.set_links(place, alone);
-    }
-
-    /// Walks the whole wheel and returns how many entries it holds.
-    ///
-    /// # Errors
-    /// At the first sign that slots, bitmaps and entries disagree.
-    pub(super) fn verify_wheel(&self) -> Result<u64, Damage> {
-        let mut total = 0;
-        for slot in 1..=(WHEEL_LEVELS * WHEEL_SLOTS) as u32 {
-            let before = total;
-            let mut place: Place = self.arena.read(head_at(slot));
-            let mut previous = Place::NONE;
-            while !place.is_none() {
-                let links = self.try_links(place)?;
-                let linked = links.due_slot == slot && links.due_previous == previous;
-                let body: Body = self.arena.read(place.at() + BODY_AT);
-                total += 1;
-                // The entry's content is verified by whoever walks the table.
-                if !linked || body.deadline == 0 || total > self.globals.keys {
-                    return Err(Damage(place.at()));
-                }
-                previous = place;
-                place = links.due_next;
-            }
-            let index = slot as usize - 1;
-            let bit = self.globals.wheel[index / WHEEL_SLOTS] >> (index % WHEEL_SLOTS) & 1;
-            if (bit == 1) != (total > before) {
-                return Err(Damage(head_at(slot)));
-            }
-        }
-        Ok(total)
+        Ok(())
     }
 }
 

@@ -1,8 +1,9 @@
 //! Where everything lies in the arena.
 //!
 //! ```text
-//! 0          512            free lists        wheel           TABLE_AT               heap
-//! | Globals  |              | heads (2 KiB)   | heads (2 KiB) | buckets, 8 bytes each | blocks ... | wilderness
+//! 0          512             4,608          8,704            TABLE_AT                 heap
+//! | Globals  | free lists'   | wheel's       |               | buckets, 8 bytes each | blocks ... | wilderness
+//! |          | heads (4 KiB) | heads (4 KiB) |               |                       |            |
 //! ```
 //!
 //! Heap memory is counted in granules of 16 bytes and addressed by a [`Place`], the number of a
@@ -10,8 +11,11 @@
 //! means "none". Bytes at and after `heap_end` (the wilderness) are not part of the state: nothing
 //! reads them before it has written them, so what an earlier life left there does not matter.
 //!
-//! Every word that steers the machine carries a check: links and block headers a multiplicative one
-//! beside them, entries a CRC-32C, and [`Globals`] is held twice and compared.
+//! Every word that steers the machine carries a check: links, heads and block headers a multiplicative
+//! one beside them, entries a CRC-32C, and [`Globals`] is held twice and compared. Every other byte is
+//! zero: the gaps, the buckets not in use, what follows an entry in its block, and free blocks behind
+//! their links. So each byte of the image can be judged where it lies, and a flipped bit is found
+//! wherever it is.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -32,21 +36,23 @@ pub(super) const WHEEL_SLOTS: usize = 64;
 /// The free lists' heads.
 pub(super) const FREE_HEADS_AT: usize = 512;
 /// The wheel's heads.
-pub(super) const WHEEL_HEADS_AT: usize = FREE_HEADS_AT + FIRST_LEVELS * SECOND_LEVELS * 4;
+pub(super) const WHEEL_HEADS_AT: usize = FREE_HEADS_AT + FIRST_LEVELS * SECOND_LEVELS * HEAD_SIZE;
+/// Behind them.
+pub(super) const HEADS_END: usize = WHEEL_HEADS_AT + WHEEL_LEVELS * WHEEL_SLOTS * HEAD_SIZE;
 /// The table.
-pub(super) const TABLE_AT: usize = 8192;
-/// The size of a bucket.
-pub(super) const BUCKET_SIZE: usize = 8;
+pub(super) const TABLE_AT: usize = 12 * 1024;
+/// The size of a head: of a list, or of a bucket of the table.
+pub(super) const HEAD_SIZE: usize = size_of::<Head>();
 
 const _: () = assert!(size_of::<Globals>() <= FREE_HEADS_AT);
-const _: () = assert!(WHEEL_HEADS_AT + WHEEL_LEVELS * WHEEL_SLOTS * 4 <= TABLE_AT);
+const _: () = assert!(HEADS_END <= TABLE_AT && TABLE_AT.is_multiple_of(GRANULE));
 
 /// One bucket for so many bytes of memory: about one entry per bucket when the arena is full of
 /// small entries, at a sixteenth of the memory.
 const BYTES_PER_BUCKET: usize = 128;
 
 /// Says that the arena was written by this format of this machine.
-pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"vsr-kv-1");
+pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"vsr-kv-2");
 
 /// The buckets that an empty table uses: a page or two.
 pub(super) const BUCKETS_MIN: u64 = 1024;
@@ -173,7 +179,7 @@ impl Globals {
 }
 
 const fn heap_start(capacity: u64) -> Place {
-    Place(((TABLE_AT + capacity as usize * BUCKET_SIZE) / GRANULE) as u32)
+    Place(((TABLE_AT + capacity as usize * HEAD_SIZE) / GRANULE) as u32)
 }
 
 /// The start of every block of the heap.
@@ -252,15 +258,15 @@ impl Links {
     }
 }
 
-/// A bucket of the table: its first entry.
+/// Where a list begins: the entries of a bucket, those of a slot of the wheel, free blocks of a size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
-pub(super) struct Bucket {
+pub(super) struct Head {
     pub(super) first: Place,
     check: u32,
 }
 
-impl Bucket {
+impl Head {
     #[inline]
     pub(super) const fn new(first: Place) -> Self {
         Self {
@@ -290,8 +296,10 @@ pub(super) struct Body {
 
 /// Offsets inside an entry's block.
 pub(super) const LINKS_AT: usize = size_of::<Block>();
+/// Behind the links. A free block is zero from here on.
+pub(super) const LINKS_END: usize = LINKS_AT + size_of::<Links>();
 /// The entry's checksum.
-pub(super) const CHECKSUM_AT: usize = LINKS_AT + size_of::<Links>();
+pub(super) const CHECKSUM_AT: usize = LINKS_END;
 /// From here to the value's end the checksum covers everything.
 pub(super) const BODY_AT: usize = CHECKSUM_AT + 4;
 /// The key, directly followed by the value.
@@ -314,7 +322,7 @@ mod tests {
     #[test]
     fn every_flipped_bit_of_a_link_or_header_is_noticed() {
         let block = Block::new(11, false, 4096);
-        let bucket = Bucket::new(Place(77));
+        let head = Head::new(Place(77));
         let links = Links {
             next: Place(123_456),
             due_next: Place(1),
@@ -324,17 +332,17 @@ mod tests {
             check: 0,
         }
         .sealed();
-        assert!(block.is_sound() && bucket.is_sound() && links.is_sound());
-        assert!(Bucket::zeroed().is_sound() && Links::zeroed().is_sound());
+        assert!(block.is_sound() && head.is_sound() && links.is_sound());
+        assert!(Head::zeroed().is_sound() && Links::zeroed().is_sound());
         for bit in 0..96 {
             let mut copy = block;
             bytemuck::bytes_of_mut(&mut copy)[bit / 8] ^= 1 << (bit % 8);
             assert!(!copy.is_sound(), "bit {bit} of a block");
         }
         for bit in 0..64 {
-            let mut copy = bucket;
+            let mut copy = head;
             bytemuck::bytes_of_mut(&mut copy)[bit / 8] ^= 1 << (bit % 8);
-            assert!(!copy.is_sound(), "bit {bit} of a bucket");
+            assert!(!copy.is_sound(), "bit {bit} of a head");
         }
         for bit in 0..192 {
             let mut copy = links;

@@ -3,8 +3,9 @@
 use super::arena::CHUNK_SIZE;
 use super::codec::{Entries, Malformed};
 use super::commands::Opcode;
+use super::damage::Damage;
 use super::execute::{Moment, check_transaction};
-use super::image::{Installing, Scrubber};
+use super::image::Installing;
 use super::layout::ARENA_SIZE_MAX;
 use super::store::Store;
 use vsr_consensus::{Context, ImageError, Refusal, Scrub, StateMachine};
@@ -46,10 +47,12 @@ pub const REFUSED_MALFORMED: u64 = 1;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub struct KvMachine {
     pub(super) store: Store,
     installing: Option<Installing>,
-    scrubber: Scrubber,
+    /// What the scrubber named last.
+    scrubbed: Option<Damage>,
 }
 
 /// Figures about the machine, for `status`, `INFO` and metrics.
@@ -84,7 +87,7 @@ impl KvMachine {
         Self {
             store: Store::new(memory_bytes / CHUNK_SIZE * CHUNK_SIZE),
             installing: None,
-            scrubber: Scrubber::default(),
+            scrubbed: None,
         }
     }
 
@@ -116,7 +119,36 @@ impl KvMachine {
     /// is what the machine believes. Walks the whole state.
     #[must_use]
     pub fn verify(&self) -> bool {
-        self.store.globals_are_sound() && self.store.verify().is_ok()
+        self.store.verify().is_ok()
+    }
+}
+
+impl KvMachine {
+    fn execute(
+        &mut self,
+        at: &Context,
+        operation: &[u8],
+        reply: &mut [u8],
+    ) -> Result<usize, Damage> {
+        let store = &mut self.store;
+        store.verify_globals()?;
+        let before = store.globals;
+        let moment = Moment::of(at);
+        store.arena.begin_op(at.stamp.op.raw());
+        store.begin_work();
+        if store.globals.seed == 0 {
+            store.seed(at.client.raw(), at.timestamp.as_nanos());
+        }
+        let entries = Entries::parse(operation).map_or(0, |entries| entries.len());
+        let extra = u32::try_from(entries)
+            .unwrap_or(u32::MAX)
+            .saturating_mul(SWEEP_PER_ENTRY);
+        store.sweep(moment.now, SWEEP.saturating_add(extra).min(SWEEP_MAX))?;
+        let size = store.execute(&moment, operation, reply)?;
+        if store.globals != before {
+            store.sync();
+        }
+        Ok(size)
     }
 }
 
@@ -147,32 +179,30 @@ impl StateMachine for KvMachine {
             self.installing.is_none(),
             "nothing is executed while an image is installed"
         );
-        let store = &mut self.store;
-        assert!(
-            store.globals_are_sound(),
-            "state is corrupt: the two copies of the machine's counters differ"
-        );
-        let before = store.globals;
-        let moment = Moment::of(at);
-        store.arena.begin_op(at.stamp.op.raw());
-        store.begin_work();
-        if store.globals.seed == 0 {
-            store.seed(at.client.raw(), at.timestamp.as_nanos());
+        if self.store.damage.get().is_some() {
+            return 0;
         }
-        let entries = Entries::parse(operation).map_or(0, |entries| entries.len());
-        let extra = u32::try_from(entries)
-            .unwrap_or(u32::MAX)
-            .saturating_mul(SWEEP_PER_ENTRY);
-        store.sweep(moment.now, SWEEP.saturating_add(extra).min(SWEEP_MAX));
-        let size = store.execute(&moment, operation, reply);
-        if store.globals != before {
-            store.sync();
-        }
-        size
+        let before = self.store.globals;
+        self.execute(at, operation, reply).unwrap_or_else(|damage| {
+            self.store.note(damage);
+            // The rest of what was changed bears this op's number; these have not been written yet.
+            self.store.globals = before;
+            0
+        })
     }
 
     fn query(&self, at: &Context, query: &[u8], reply: &mut [u8]) -> usize {
-        self.store.answer(&Moment::of(at), query, reply)
+        let store = &self.store;
+        if store.damage.get().is_some() {
+            return 0;
+        }
+        let answered = store
+            .verify_globals()
+            .and_then(|()| store.answer(&Moment::of(at), query, reply));
+        answered.unwrap_or_else(|damage| {
+            store.note(damage);
+            0
+        })
     }
 
     fn digest(&self) -> Digest {
@@ -192,6 +222,11 @@ impl StateMachine for KvMachine {
     }
 
     fn image_read(&self, chunk: u64, into: &mut [u8]) -> usize {
+        if chunk == 0
+            && let Err(damage) = self.store.verify_globals()
+        {
+            self.store.note(damage);
+        }
         self.store.read_chunk(chunk as usize, into)
     }
 
@@ -201,17 +236,51 @@ impl StateMachine for KvMachine {
     }
 
     fn image_put(&mut self, chunk: u64, bytes: &[u8]) -> Result<(), ImageError> {
-        let installing = self.installing.as_ref().ok_or(ImageError::BadChunk)?;
+        let installing = self.installing.as_mut().ok_or(ImageError::BadChunk)?;
         self.store.put_chunk(installing, chunk, bytes)
     }
 
+    fn image_verify(&mut self, budget: usize) -> Result<bool, ImageError> {
+        let installing = self.installing.as_mut().ok_or(ImageError::Invalid)?;
+        let verified = self.store.verify_image(installing, budget);
+        if verified.is_err() {
+            self.store.fail_image();
+        }
+        verified
+    }
+
     fn image_finish(&mut self, at: Op) -> Result<(), ImageError> {
-        let installing = self.installing.take().ok_or(ImageError::Invalid)?;
-        self.scrubber = Scrubber::default();
-        self.store.finish_image(&installing, at)
+        let mut installing = self.installing.take().ok_or(ImageError::Invalid)?;
+        let finished = self.store.finish_image(&mut installing, at);
+        if finished.is_err() {
+            self.store.fail_image();
+        }
+        finished
+    }
+
+    fn damaged(&self) -> Option<u64> {
+        self.store.damage.get().map(Damage::chunk)
+    }
+
+    fn damaged_span(&self) -> u64 {
+        let named = self.store.damage.get().or(self.scrubbed);
+        named.map_or(1, Damage::span)
     }
 
     fn scrub(&mut self, budget: usize) -> Scrub {
-        self.store.scrub(&mut self.scrubber, budget)
+        if self.installing.is_some() {
+            return Scrub::Clean;
+        }
+        let known = self.store.damage.get();
+        let found = known.map_or_else(|| self.store.scrub(budget), Err);
+        self.scrubbed = found.err();
+        match found {
+            Ok(()) => Scrub::Clean,
+            Err(damage) => Scrub::Corrupt(damage.chunk()),
+        }
+    }
+
+    fn scrub_size(&self) -> u64 {
+        self.store.scrub_size()
     }
 }

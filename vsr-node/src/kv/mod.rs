@@ -17,7 +17,7 @@
 //!
 //! **Invariants.** Nothing depends on anything but the operations and their `Context` (no clock, no
 //! random source, no address). Nothing is allocated after start. An entry is verified whenever it is
-//! read. The digest always equals the one recomputed from all entries. A command that fails has
+//! read, and nothing made of damaged bytes becomes a reply (`damage`). The digest always equals the one recomputed from all entries. A command that fails has
 //! changed nothing.
 //!
 //! Where to read next: [`mod@commands`] for what there is, [`codec`] for how it travels, `layout` for the
@@ -28,6 +28,7 @@ mod arena;
 pub mod codec;
 mod command_table;
 pub mod commands;
+mod damage;
 mod digest;
 mod execute;
 mod expiry;
@@ -41,9 +42,11 @@ mod store;
 mod table;
 #[cfg(test)]
 mod tests;
+mod walk;
 mod work;
 
 pub use codec::{Entries, Entry, Full, Malformed, OperationBuilder, ReplyReader, Watches};
 pub use commands::{CommandSpec, Flags, Handler, Local, Opcode, ReplySize, commands, lookup};
+pub(crate) use digest::of_bytes as digest_of_bytes;
 pub use execute::{REPLY_BUFFER_MIN, STRING_SIZE_MAX};
 pub use machine::{KvMachine, KvReport, MEMORY_MAX, MEMORY_MIN, REFUSED_MALFORMED};

@@ -196,22 +196,3 @@ impl<'a> Reply<'a> {
         self.used += end - (start + LIST_HEAD);
     }
 }
-
-/// Why a command failed, to be written as its reply.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Failure(pub(super) Text);
-
-impl From<Text> for Failure {
-    fn from(text: Text) -> Self {
-        Self(text)
-    }
-}
-
-impl From<super::store::OutOfMemory> for Failure {
-    fn from(_: super::store::OutOfMemory) -> Self {
-        Self(OUT_OF_MEMORY)
-    }
-}
-
-/// A command either wrote its reply or failed.
-pub(super) type Outcome = Result<(), Failure>;

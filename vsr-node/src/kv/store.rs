@@ -6,21 +6,16 @@
 
 use super::allocator::granules_of;
 use super::arena::Arena;
+use super::damage::{Damage, Denied};
 use super::digest;
 use super::layout::{
-    BODY_AT, BUCKET_SIZE, Body, CHECKSUM_AT, Globals, KEY_AT, LINKS_AT, Links, Place, TABLE_AT,
+    BODY_AT, Body, CHECKSUM_AT, GRANULE, Globals, HEAD_SIZE, Head, KEY_AT, LINKS_AT, Links, Place,
+    TABLE_AT,
 };
+use super::walk::Walk;
 use bytemuck::Zeroable;
 use std::cell::Cell;
 use vsr_types::{Digest, checksum};
-
-/// A place in the arena, in bytes, where something is not as it was written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Damage(pub(super) usize);
-
-/// The arena has no block for it; nothing was changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct OutOfMemory;
 
 /// Where a key is, or would be: everything a change needs to know.
 #[derive(Clone, Copy, Debug)]
@@ -66,11 +61,16 @@ impl<'a> Edit<'a> {
 
 /// See the module.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Store {
     pub(super) arena: Arena,
     pub(super) globals: Globals,
     /// What the operation that is executed has done so far; no part of the state.
     pub(super) work: Cell<u64>,
+    /// What was found to be damaged first, until an image is installed: no part of the state.
+    pub(super) damage: Cell<Option<Damage>>,
+    /// Where the scrubber is: no part of the state either, because replicas need not scrub in step.
+    pub(super) scrubber: Walk,
 }
 
 impl Store {
@@ -79,6 +79,8 @@ impl Store {
             arena: Arena::new(size),
             globals: Globals::empty(size),
             work: Cell::new(0),
+            damage: Cell::new(None),
+            scrubber: Walk::default(),
         };
         store.sync();
         store
@@ -90,14 +92,38 @@ impl Store {
     }
 
     /// Compares the two copies of the globals.
-    pub(super) fn globals_are_sound(&self) -> bool {
-        self.arena.bytes(0, size_of::<Globals>()) == bytemuck::bytes_of(&self.globals)
+    #[inline]
+    pub(super) fn verify_globals(&self) -> Result<(), Damage> {
+        let size = size_of::<Globals>();
+        if self.arena.bytes(0, size) == bytemuck::bytes_of(&self.globals) {
+            Ok(())
+        } else {
+            Err(Damage::within(0, size))
+        }
+    }
+
+    /// Nothing is answered from here on; what was found first is what is told.
+    pub(super) fn note(&self, damage: Damage) {
+        self.damage.set(self.damage.get().or(Some(damage)));
+    }
+
+    /// The block at `gone` is now part of the one at `into`.
+    #[inline]
+    pub(super) fn boundary_moves(&mut self, gone: Place, into: Place) {
+        self.scrubber.boundary_moves(gone, into);
+    }
+
+    /// No block begins at `end` or behind it any more: the image ends there.
+    #[inline]
+    pub(super) fn heap_ends(&mut self, end: Place) {
+        self.arena.touch(end.at());
+        self.scrubber.heap_ends(end);
     }
 
     /// Everything back to empty, the version counter and the time excepted: versions never come
     /// again, and time does not go back. Costs a write of the buckets in use.
     pub(super) fn clear(&mut self) {
-        let used = self.globals.buckets as usize * BUCKET_SIZE;
+        let used = self.globals.buckets as usize * HEAD_SIZE;
         self.charge(self.globals.buckets);
         let kept = Globals {
             seed: self.globals.seed,
@@ -106,15 +132,8 @@ impl Store {
             ..Globals::empty(self.globals.limit as usize)
         };
         self.globals = kept;
-        self.arena.bytes_mut(0, TABLE_AT + used).fill(0);
-        self.sync();
-    }
-
-    /// Empty as at the very beginning, whatever the arena holds.
-    pub(super) fn reset(&mut self) {
-        self.globals = Globals::empty(self.arena.size());
-        let start = self.globals.heap_start().at();
-        self.arena.bytes_mut(0, start).fill(0);
+        self.arena.zero(0, TABLE_AT + used);
+        self.heap_ends(self.globals.heap_end());
         self.sync();
     }
 
@@ -128,10 +147,15 @@ impl Store {
         Digest::new(digest::of_state(g.sum(), &counters))
     }
 
+    /// The first of the list whose head lies at `at`.
     #[inline]
-    pub(super) fn links(&self, place: Place) -> Links {
-        self.try_links(place)
-            .expect("state is corrupt: a block's links fail their check")
+    pub(super) fn head(&self, at: usize) -> Result<Place, Damage> {
+        let head: Head = self.arena.read(at);
+        if head.is_sound() {
+            Ok(head.first)
+        } else {
+            Err(Damage::within(at, HEAD_SIZE))
+        }
     }
 
     /// Writes them with their check.
@@ -140,50 +164,54 @@ impl Store {
         self.arena.write(place.at() + LINKS_AT, &links.sealed());
     }
 
+    /// The links of the block at `place`, verified.
     #[inline]
-    pub(super) fn try_links(&self, place: Place) -> Result<Links, Damage> {
+    pub(super) fn links(&self, place: Place) -> Result<Links, Damage> {
         let inside = place >= self.globals.heap_start()
             && place < self.globals.heap_end()
             && place.at() + KEY_AT <= self.arena.size();
         if !inside {
-            return Err(Damage(0));
+            return Err(Damage::UNKNOWN);
         }
         let links: Links = self.arena.read(place.at() + LINKS_AT);
         if links.is_sound() {
             Ok(links)
         } else {
-            Err(Damage(place.at()))
+            Err(Damage::within(place.at() + LINKS_AT, size_of::<Links>()))
         }
     }
 
     /// The entry at `place`, verified.
     #[inline]
-    pub(super) fn entry(&self, place: Place) -> Entry<'_> {
-        self.try_entry(place)
-            .expect("state is corrupt: an entry fails its checksum")
+    pub(super) fn entry(&self, place: Place) -> Result<Entry<'_>, Damage> {
+        let block = self.block(place)?;
+        let size = block.granules() as usize * GRANULE;
+        if block.is_free() || place.at() + size > self.arena.size() || size < KEY_AT {
+            return Err(Damage::UNKNOWN);
+        }
+        self.entry_of(place, size)
+            .ok_or_else(|| Damage::within(place.at(), size))
     }
 
-    pub(super) fn try_entry(&self, place: Place) -> Result<Entry<'_>, Damage> {
-        let damage = Damage(place.at());
-        let block = self.try_block(place)?;
+    /// The entry in the block of `size` bytes at `place`, unless its checksum says otherwise.
+    #[inline]
+    fn entry_of(&self, place: Place, size: usize) -> Option<Entry<'_>> {
         let body: Body = self.arena.read(place.at() + BODY_AT);
-        let size = body.key_size as usize + body.value_size as usize;
-        let room = (block.granules() as usize * super::layout::GRANULE).checked_sub(KEY_AT);
-        let end = place.at() + block.granules() as usize * super::layout::GRANULE;
-        if block.is_free() || room.is_none_or(|room| size > room) || end > self.arena.size() {
-            return Err(damage);
+        let content_size = body.key_size as usize + body.value_size as usize;
+        if content_size > size - KEY_AT {
+            return None;
         }
-        self.charge_entry(size);
+        self.charge_entry(content_size);
         let covered = self
             .arena
-            .bytes(place.at() + BODY_AT, size_of::<Body>() + size);
+            .bytes(place.at() + BODY_AT, size_of::<Body>() + content_size);
         let expected: u32 = self.arena.read(place.at() + CHECKSUM_AT);
         if seal(place, covered) != expected {
-            return Err(damage);
+            return None;
         }
         let content = &covered[size_of::<Body>()..];
         let (key, value) = content.split_at(body.key_size as usize);
-        Ok(Entry {
+        Some(Entry {
             body,
             key,
             value,
@@ -194,55 +222,53 @@ impl Store {
     /// Stores a value under a key, wherever the key was found.
     ///
     /// # Errors
-    /// [`OutOfMemory`]; nothing has changed.
+    /// [`Denied`]; when memory is out, nothing has changed.
     pub(super) fn put(
         &mut self,
         key: &[u8],
         found: &Found,
         edit: &Edit<'_>,
         deadline: u64,
-    ) -> Result<(), OutOfMemory> {
+    ) -> Result<(), Denied> {
         let size = KEY_AT + key.len() + edit.size;
         let granules = granules_of(size);
         if !found.place.is_none() {
-            let has = self.block(found.place).granules();
+            let has = self.block(found.place)?.granules();
             // In place unless it would waste more than a quarter of the block.
             if granules <= has && has - granules <= granules / 4 + 4 {
-                self.rewrite(found, edit, deadline);
-                return Ok(());
+                return Ok(self.rewrite(found, edit, deadline)?);
             }
         }
-        let Some(place) = self.allocate(granules) else {
+        let place = match self.allocate(granules) {
+            Ok(place) => place,
             // A smaller value fits where the larger one was.
-            if !found.place.is_none() && granules <= self.block(found.place).granules() {
-                self.rewrite(found, edit, deadline);
-                return Ok(());
+            Err(Denied::OutOfMemory)
+                if !found.place.is_none() && granules <= self.block(found.place)?.granules() =>
+            {
+                return Ok(self.rewrite(found, edit, deadline)?);
             }
-            return Err(OutOfMemory);
+            Err(denied) => return Err(denied),
         };
         let value_at = place.at() + KEY_AT + key.len();
         self.arena
             .bytes_mut(place.at() + KEY_AT, key.len())
             .copy_from_slice(key);
         if edit.keep > 0 {
-            let old = self.entry(found.place).body;
+            let old = self.entry(found.place)?.body;
             let from = found.place.at() + KEY_AT + old.key_size as usize;
             self.arena.copy(from, value_at, edit.keep);
         }
         self.apply_edit(value_at, edit);
         let body = self.new_body(key.len(), edit.size, deadline);
-        self.replace(place, body, found);
-        Ok(())
+        Ok(self.replace(place, body, found)?)
     }
 
     /// A copy of the entry at `source` under another key, in a block of its own that no bucket
     /// knows yet; finish it with [`Self::adopt`] or [`Self::discard`].
-    pub(super) fn prepare_copy(&mut self, key: &[u8], source: Place) -> Result<Place, OutOfMemory> {
-        let old = self.entry(source).body;
+    pub(super) fn prepare_copy(&mut self, key: &[u8], source: Place) -> Result<Place, Denied> {
+        let old = self.entry(source)?.body;
         let size = old.value_size as usize;
-        let place = self
-            .allocate(granules_of(KEY_AT + key.len() + size))
-            .ok_or(OutOfMemory)?;
+        let place = self.allocate(granules_of(KEY_AT + key.len() + size))?;
         let value_at = place.at() + KEY_AT + key.len();
         self.arena
             .bytes_mut(place.at() + KEY_AT, key.len())
@@ -260,9 +286,9 @@ impl Store {
         key: &[u8],
         value: &[u8],
         rest: Place,
-    ) -> Result<Place, OutOfMemory> {
+    ) -> Result<Place, Denied> {
         let size = KEY_AT + key.len() + value.len();
-        let place = self.allocate(granules_of(size)).ok_or(OutOfMemory)?;
+        let place = self.allocate(granules_of(size))?;
         let content = self
             .arena
             .bytes_mut(place.at() + KEY_AT, key.len() + value.len());
@@ -284,72 +310,78 @@ impl Store {
     }
 
     /// Puts a prepared entry into the table, in place of the one with its key.
-    pub(super) fn adopt(&mut self, key: &[u8], place: Place) {
+    pub(super) fn adopt(&mut self, key: &[u8], place: Place) -> Result<(), Damage> {
         let mut body: Body = self.arena.read(place.at() + BODY_AT);
         self.globals.version += 1;
         body.version = self.globals.version;
-        let found = self.find(key);
-        self.replace(place, body, &found);
+        let found = self.find(key)?;
+        self.replace(place, body, &found)
     }
 
     /// Frees a prepared entry.
-    pub(super) fn discard(&mut self, place: Place) {
-        self.free(place);
+    pub(super) fn discard(&mut self, place: Place) -> Result<(), Damage> {
+        self.free(place)
     }
 
     /// Removes an entry.
-    pub(super) fn remove(&mut self, found: &Found) {
+    pub(super) fn remove(&mut self, found: &Found) -> Result<(), Damage> {
         let place = found.place;
-        self.subtract(place);
-        let links = self.links(place);
+        self.subtract(place)?;
+        let links = self.links(place)?;
         if links.due_slot != 0 {
-            self.cancel(place);
+            self.cancel(place)?;
         }
-        self.unlink(found, links.next);
+        self.unlink(found, links.next)?;
         self.globals.keys -= 1;
-        self.free(place);
+        self.free(place)
     }
 
     /// Gives an entry another deadline, or none (zero).
-    pub(super) fn set_deadline(&mut self, place: Place, deadline: u64) {
-        self.subtract(place);
+    pub(super) fn set_deadline(&mut self, place: Place, deadline: u64) -> Result<(), Damage> {
+        self.subtract(place)?;
         let mut body: Body = self.arena.read(place.at() + BODY_AT);
         self.globals.version += 1;
         body.version = self.globals.version;
-        self.reschedule(place, deadline);
+        self.reschedule(place, deadline)?;
         body.deadline = deadline;
         self.seal_entry(place, body);
+        Ok(())
     }
 
     /// Makes the block at `place`, its key and value written, the entry for its key.
-    fn replace(&mut self, place: Place, body: Body, found: &Found) {
+    fn replace(&mut self, place: Place, body: Body, found: &Found) -> Result<(), Damage> {
         if found.place.is_none() {
-            self.link(place, found.hash);
+            self.link(place, found.hash)?;
         } else {
-            self.subtract(found.place);
-            let links = self.links(found.place);
+            self.subtract(found.place)?;
+            let links = self.links(found.place)?;
             if links.due_slot != 0 {
-                self.cancel(found.place);
+                self.cancel(found.place)?;
             }
-            self.relink(place, found, links.next);
-            self.free(found.place);
+            self.relink(place, found, links.next)?;
+            self.free(found.place)?;
         }
         if body.deadline != 0 {
-            self.schedule(place, body.deadline);
+            self.schedule(place, body.deadline)?;
         }
         self.seal_entry(place, body);
+        Ok(())
     }
 
-    fn rewrite(&mut self, found: &Found, edit: &Edit<'_>, deadline: u64) {
-        self.subtract(found.place);
+    fn rewrite(&mut self, found: &Found, edit: &Edit<'_>, deadline: u64) -> Result<(), Damage> {
+        self.subtract(found.place)?;
         let old: Body = self.arena.read(found.place.at() + BODY_AT);
         let value_at = found.place.at() + KEY_AT + old.key_size as usize;
         self.apply_edit(value_at, edit);
+        // What follows an entry in its block is zero.
+        let rest = (old.value_size as usize).saturating_sub(edit.size);
+        self.arena.zero(value_at + edit.size, rest);
         if old.deadline != deadline {
-            self.reschedule(found.place, deadline);
+            self.reschedule(found.place, deadline)?;
         }
         let body = self.new_body(old.key_size as usize, edit.size, deadline);
         self.seal_entry(found.place, body);
+        Ok(())
     }
 
     fn apply_edit(&mut self, value_at: usize, edit: &Edit<'_>) {
@@ -388,10 +420,11 @@ impl Store {
     }
 
     /// Takes a (verified) entry out of the digest.
-    fn subtract(&mut self, place: Place) {
-        let number = self.entry(place).number();
+    fn subtract(&mut self, place: Place) -> Result<(), Damage> {
+        let number = self.entry(place)?.number();
         self.globals
             .set_sum(self.globals.sum().wrapping_sub(number));
+        Ok(())
     }
 }
 

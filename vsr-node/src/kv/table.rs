@@ -14,9 +14,10 @@
 //! The seed is drawn from the first operation's client and time: equal everywhere, and not known to
 //! somebody who prepares keys that all fall into one bucket.
 
+use super::damage::Damage;
 use super::digest;
-use super::layout::{BODY_AT, BUCKET_SIZE, Body, Bucket, KEY_AT, Links, Place, TABLE_AT};
-use super::store::{Damage, Entry, Found, Store};
+use super::layout::{BODY_AT, Body, HEAD_SIZE, Head, KEY_AT, Links, Place, TABLE_AT};
+use super::store::{Entry, Found, Store};
 use super::work::FIND;
 use bytemuck::Zeroable;
 
@@ -41,7 +42,7 @@ impl Store {
     }
 
     const fn bucket_at(&self, hash: u32) -> usize {
-        TABLE_AT + self.index_of(hash) as usize * BUCKET_SIZE
+        bucket_at(self.index_of(hash))
     }
 
     /// The interval of reversed hashes that the bucket of the reversed hash `at` holds: the bucket,
@@ -61,14 +62,14 @@ impl Store {
     }
 
     /// Adds a bucket: the next one in turn is split.
-    fn split_bucket(&mut self) {
+    fn split_bucket(&mut self) -> Result<(), Damage> {
         let new = self.globals.buckets;
         let old = new - (1 << new.ilog2());
-        let mut place = self.bucket(old);
+        let mut place = self.bucket(old)?;
         self.globals.buckets += 1;
         let (mut stays, mut moves) = (Place::NONE, Place::NONE);
         while !place.is_none() {
-            let links = self.links(place);
+            let links = self.links(place)?;
             let chain = if self.index_of(links.hash) == new {
                 &mut moves
             } else {
@@ -83,154 +84,143 @@ impl Store {
             place = links.next;
         }
         for (index, first) in [(old, stays), (new, moves)] {
-            let at = TABLE_AT + index as usize * BUCKET_SIZE;
-            self.arena.write(at, &Bucket::new(first));
+            self.arena.write(bucket_at(index), &Head::new(first));
         }
+        Ok(())
     }
 
     /// The first entry of bucket `index`.
-    ///
-    /// # Errors
-    /// When the bucket fails its check.
-    pub(super) fn try_bucket(&self, index: u64) -> Result<Place, Damage> {
-        let at = TABLE_AT + index as usize * BUCKET_SIZE;
-        let bucket: Bucket = self.arena.read(at);
-        if bucket.is_sound() {
-            Ok(bucket.first)
-        } else {
-            Err(Damage(at))
-        }
+    #[inline]
+    pub(super) fn bucket(&self, index: u64) -> Result<Place, Damage> {
+        self.head(bucket_at(index))
     }
 
     /// The first entry of a key's bucket, as it stands there: for touching it, not for believing it.
     #[inline]
     pub(super) fn peek_bucket(&self, key: &[u8]) -> Place {
         let hash = digest::of_key(key, self.globals.seed);
-        let bucket: Bucket = self.arena.read(self.bucket_at(hash));
-        bucket.first
-    }
-
-    /// The first entry of bucket `index`.
-    pub(super) fn bucket(&self, index: u64) -> Place {
-        self.try_bucket(index)
-            .expect("state is corrupt: a bucket of the table fails its check")
-    }
-
-    /// Whether an entry belongs into bucket `index`.
-    pub(super) fn belongs(&self, entry: &Entry<'_>, links: &Links, index: u64) -> bool {
-        let hash = digest::of_key(entry.key, self.globals.seed);
-        self.index_of(hash) == index && links.hash == hash
+        let head: Head = self.arena.read(self.bucket_at(hash));
+        head.first
     }
 
     /// Looks for a key.
     #[inline]
-    pub(super) fn find(&self, key: &[u8]) -> Found {
+    pub(super) fn find(&self, key: &[u8]) -> Result<Found, Damage> {
         self.charge(FIND);
         let hash = digest::of_key(key, self.globals.seed);
         let mut found = Found {
-            place: self.bucket(self.index_of(hash)),
+            place: self.bucket(self.index_of(hash))?,
             before: Place::NONE,
             hash,
         };
         while !found.place.is_none() {
-            let links = self.links(found.place);
-            if links.hash == hash && self.has_key(found.place, key) {
-                return found;
+            let links = self.links(found.place)?;
+            if links.hash == hash && self.has_key(found.place, key)? {
+                break;
             }
             found.before = found.place;
             found.place = links.next;
         }
-        found
+        Ok(found)
     }
 
-    /// The size of the value under a key, also of one that is due, as it stands there.
-    pub(super) fn peek_size(&self, key: &[u8]) -> usize {
-        let place = self.find(key).place;
+    /// The size of the value under a key, also of one that is due, as it stands there: not verified.
+    pub(super) fn peek_size(&self, key: &[u8]) -> Result<usize, Damage> {
+        let place = self.find(key)?.place;
         if place.is_none() {
-            return 0;
+            return Ok(0);
         }
         let body: Body = self.arena.read(place.at() + BODY_AT);
-        body.value_size as usize
+        Ok(body.value_size as usize)
     }
 
-    fn has_key(&self, place: Place, key: &[u8]) -> bool {
+    #[inline]
+    fn has_key(&self, place: Place, key: &[u8]) -> Result<bool, Damage> {
         let body: Body = self.arena.read(place.at() + BODY_AT);
         let same = body.key_size as usize == key.len()
-            && self.arena.bytes(place.at() + KEY_AT, key.len()) == key;
+            && self.arena.get(place.at() + KEY_AT, key.len()) == Some(key);
         // Another key with the same 32 bits of hash is rarer than a flipped bit: look closely.
-        same || self.entry(place).key == key
+        Ok(same || self.entry(place)?.key == key)
     }
 
     /// The entry for a key, verified, unless it is absent or gone at `now`.
     #[inline]
-    pub(super) fn get(&self, key: &[u8], now: u64) -> Option<Entry<'_>> {
-        let found = self.find(key);
+    pub(super) fn get(&self, key: &[u8], now: u64) -> Result<Option<Entry<'_>>, Damage> {
+        let found = self.find(key)?;
         if found.place.is_none() {
-            return None;
+            return Ok(None);
         }
-        let entry = self.entry(found.place);
-        entry.is_live(now).then_some(entry)
+        let entry = self.entry(found.place)?;
+        Ok(entry.is_live(now).then_some(entry))
     }
 
     /// Counts an entry and puts it at the front of its bucket.
-    pub(super) fn link(&mut self, place: Place, hash: u32) {
+    pub(super) fn link(&mut self, place: Place, hash: u32) -> Result<(), Damage> {
         let links = Links {
-            next: self.bucket(self.index_of(hash)),
+            next: self.bucket(self.index_of(hash))?,
             hash,
             ..Links::zeroed()
         };
         self.set_links(place, links);
-        self.arena.write(self.bucket_at(hash), &Bucket::new(place));
+        self.arena.write(self.bucket_at(hash), &Head::new(place));
         self.globals.keys += 1;
         if self.globals.keys > self.globals.buckets && self.globals.buckets < self.globals.capacity
         {
-            self.split_bucket();
+            self.split_bucket()?;
         }
+        Ok(())
     }
 
     /// Puts an entry that is in no bucket where `found` is.
-    pub(super) fn relink(&mut self, place: Place, found: &Found, next: Place) {
+    pub(super) fn relink(
+        &mut self,
+        place: Place,
+        found: &Found,
+        next: Place,
+    ) -> Result<(), Damage> {
         let links = Links {
             next,
             hash: found.hash,
             ..Links::zeroed()
         };
         self.set_links(place, links);
-        self.unlink(found, place);
+        self.unlink(found, place)
     }
 
     /// Lets what points to `found` point to `next`.
-    pub(super) fn unlink(&mut self, found: &Found, next: Place) {
+    pub(super) fn unlink(&mut self, found: &Found, next: Place) -> Result<(), Damage> {
         if found.before.is_none() {
             self.arena
-                .write(self.bucket_at(found.hash), &Bucket::new(next));
-            return;
+                .write(self.bucket_at(found.hash), &Head::new(next));
+            return Ok(());
         }
         let before = Links {
             next,
-            ..self.links(found.before)
+            ..self.links(found.before)?
         };
         self.set_links(found.before, before);
+        Ok(())
     }
 
     /// Finds the entry at `place`, known to be in the table.
-    pub(super) fn locate(&self, place: Place) -> Found {
-        let hash = self.links(place).hash;
+    pub(super) fn locate(&self, place: Place) -> Result<Found, Damage> {
+        let hash = self.links(place)?.hash;
         let mut found = Found {
-            place: self.bucket(self.index_of(hash)),
+            place: self.bucket(self.index_of(hash))?,
             before: Place::NONE,
             hash,
         };
+        // An entry that is not in the bucket of its key leads to the chain's end.
         while found.place != place {
-            assert!(
-                !found.place.is_none(),
-                "state is corrupt: an entry is not in the bucket of its key"
-            );
             found.before = found.place;
-            found.place = self.links(found.place).next;
+            found.place = self.links(found.place)?.next;
         }
-        found
+        Ok(found)
     }
+}
+
+const fn bucket_at(index: u64) -> usize {
+    TABLE_AT + index as usize * HEAD_SIZE
 }
 
 impl Entry<'_> {

@@ -7,6 +7,7 @@ mod hostile;
 mod image;
 mod limits;
 mod model;
+mod speed;
 mod support;
 mod transactions;
 mod transcript;

@@ -7,6 +7,7 @@
 //! rest again. A command that would spend as much by itself is answered with an error, except those
 //! whose work the size of an operation bounds.
 
+use super::damage::Damage;
 use super::store::Store;
 
 /// What one operation may spend before its next command waits, and what one command may.
@@ -65,18 +66,34 @@ impl Store {
 
     /// Whether removing or replacing the values of `keys` would be too much for one command.
     /// `count` is how many there are.
-    pub(super) fn weighs_too_much<'a>(
+    pub(super) fn weighs_too_much<'a, I: Iterator<Item = &'a [u8]>>(
         &self,
         count: usize,
-        keys: impl Iterator<Item = &'a [u8]>,
-    ) -> bool {
+        keys: impl Fn() -> I,
+    ) -> Result<bool, Damage> {
         /// So few values, however large, are never too much.
         const FEW: usize = 16;
         if count <= FEW {
-            return false;
+            return Ok(false);
         }
         // Each is verified, taken out of the digest and put back.
-        let weight = |key| 3 * self.peek_size(key) as u64 / BYTES;
-        keys.map(weight).sum::<u64>() > WORK_MAX
+        let mut weight = 0;
+        for key in keys() {
+            weight += 3 * self.peek_size(key)? as u64 / BYTES;
+        }
+        if weight <= WORK_MAX {
+            // Whoever removes them verifies them.
+            return Ok(false);
+        }
+        // It will be refused because of those sizes: so they are verified first, as many as it takes.
+        let mut verified = 0;
+        for key in keys() {
+            verified += 3 * self.value_size(key)? as u64 / BYTES;
+            if verified > WORK_MAX {
+                return Ok(true);
+            }
+        }
+        // No bit of them is wrong, and yet the sum is another.
+        Err(Damage::UNKNOWN)
     }
 }

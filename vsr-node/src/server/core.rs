@@ -31,6 +31,10 @@ const FRAMES_PER_VISIT: usize = 128;
 /// The most deadlines of the replica that are handled in a row.
 const DEADLINES_PER_TURN: usize = 64;
 
+/// And for how long: a replica that works off a backlog, or gives its state away, still hears everybody
+/// in between.
+const DEADLINES_TIME_MAX: Duration = Duration::from_micros(200);
+
 /// Both clocks. The monotonic one begins when the server does.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clock {
@@ -309,17 +313,22 @@ impl<S: StateMachine> Core<S> {
         Ok(())
     }
 
-    /// Lets the replica do what is due.
-    pub(super) fn step_deadlines(&mut self) {
+    /// Lets the replica do what is due, for a bounded time; says whether more is.
+    pub(super) fn step_deadlines(&mut self) -> bool {
+        let begun = self.clock.now().monotonic;
         for _ in 0..DEADLINES_PER_TURN {
             let now = self.clock.now();
             if self.replica.next_deadline() > now.monotonic {
-                return;
+                return false;
+            }
+            if now.monotonic.since(begun) > DEADLINES_TIME_MAX {
+                return true;
             }
             self.replica.step(now, Input::Deadline, &mut self.links);
             // The replica sends in one deadline and executes in the next: nobody waits for the latter.
             self.links.flush();
         }
+        true
     }
 
     /// Answers a tool.

@@ -63,17 +63,18 @@ fn is_called<S: StateMachine>(shared: &Shared<S>, cx: &mut Context<'_>) -> bool 
 fn turn<S: StateMachine>(shared: &Shared<S>) {
     shared.turns.set(shared.turns.get() + 1);
     shared.spin.raise();
+    let mut is_more_due = false;
     for _ in 0..ROUNDS {
         deliver(shared);
         let mut core = shared.core.borrow_mut();
-        core.step_deadlines();
-        if core.links.inbox.is_empty() {
+        is_more_due = core.step_deadlines();
+        if is_more_due || core.links.inbox.is_empty() {
             break;
         }
     }
     let mut core = shared.core.borrow_mut();
     core.links.flush();
-    if !core.links.inbox.is_empty() {
+    if is_more_due || !core.links.inbox.is_empty() {
         shared.turn.raise();
     }
 }
@@ -106,7 +107,10 @@ fn deliver<S: StateMachine>(shared: &Shared<S>) {
 /// What need not be looked at in every turn.
 fn on_timer<S: StateMachine>(shared: &Shared<S>, check_at: &Cell<Instant>) {
     let halted = shared.core.borrow().replica.report().halted;
-    if let Some(reason @ (HaltReason::Divergence { .. } | HaltReason::Superseded)) = halted {
+    if let Some(
+        reason @ (HaltReason::Divergence { .. } | HaltReason::Superseded | HaltReason::Memory),
+    ) = halted
+    {
         // Nothing this replica says can be trusted any more, or another process has its place (R0.2).
         // At the last op it still can be trusted (N22).
         shared.stop(StopReason::Halted(reason));

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use vsr_node::local::{self, LocalCluster};
 
 use super::cluster::{call, cluster};
-use super::{program, run};
+use super::run;
 
 /// Waits until the page of a replica answers with a text that contains `part`.
 async fn until(cluster: &LocalCluster, replica: usize, path: &str, part: &str) -> String {

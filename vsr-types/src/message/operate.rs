@@ -179,6 +179,8 @@ pub enum InspectTopic {
     Chain = 8,
     /// The digest of the state at op `argument`; 0: the newest.
     Digest = 9,
+    /// Some chunks of the state from chunk `argument` on: digests, and which op changed them last.
+    Chunks = 10,
 }
 
 impl InspectTopic {
@@ -195,6 +197,7 @@ impl InspectTopic {
             7 => Some(Self::Metrics),
             8 => Some(Self::Chain),
             9 => Some(Self::Digest),
+            10 => Some(Self::Chunks),
             _ => None,
         }
     }

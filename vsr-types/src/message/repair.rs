@@ -66,7 +66,7 @@ pub struct GetState {
     pub from: u64,
     /// How many chunks are looked at, changed or not.
     pub count: u32,
-    /// [`STATE_LIVE`], [`STATE_HELD`] or [`STATE_DONE`].
+    /// [`STATE_LIVE`], [`STATE_HELD`], [`STATE_DONE`] or [`STATE_SLOWLY`].
     pub wish: u32,
 }
 
@@ -80,6 +80,9 @@ pub const STATE_LIVE: u32 = 0;
 pub const STATE_HELD: u32 = 1;
 /// In [`GetState::wish`]: everything has arrived, the donor may go on.
 pub const STATE_DONE: u32 = 2;
+/// In [`GetState::wish`]: to the primary. The load has overtaken the asker's transfers; until it has
+/// caught up, prepares far beyond the state after [`GetState::since`] should come slowly.
+pub const STATE_SLOWLY: u32 = 3;
 
 /// See [`Command::NewState`]. The body is the chunk, or at the end of a held answer a [`StateOffer`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]

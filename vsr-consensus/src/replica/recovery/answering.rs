@@ -173,10 +173,10 @@ impl<S: StateMachine> Replica<S> {
         let beginning = Beginning {
             for_incarnation: incarnation,
             // What is being replaced is no state.
-            digest: if self.is_transferring() {
-                Digest::ZERO
-            } else {
+            digest: if self.has_state() {
                 self.digest_now()
+            } else {
+                Digest::ZERO
             },
         };
         let start = size_of::<Beginning>();

@@ -1,28 +1,61 @@
 //! The donor's side: chunks out, a bounded number per question, and holding back execution at the end.
+//!
+//! Questions wait until everything else is done, and are answered one per deadline: whoever waits for an
+//! acknowledgement or a reply does not wait for somebody's state as well.
 
 use core::time::Duration;
 
 use vsr_types::message::{
     GetState, NewState, STATE_ALL, STATE_CHUNK, STATE_DONE, STATE_END, STATE_HELD, STATE_LIVE,
-    StateOffer,
+    STATE_SLOWLY, StateOffer,
 };
 use vsr_types::{Frame, Header, Instant, Op, ReplicaIndex};
 
 use super::super::Replica;
 use super::super::admit::Handled;
-use super::pass::{ANSWER_CHUNKS_MAX, SPAN_MAX};
+use super::pass::{ANSWER_CHUNKS_MAX, SPAN_MAX, WINDOWS};
 use crate::counters::Event;
 use crate::{DropReason, Outbox, Sent, StateMachine};
 
-/// The most bytes of chunks in one answer. A donor reads and checksums so many in a fraction of a
-/// millisecond, so that prepares and acknowledgements hardly wait; three answers in flight stay well
-/// below what a link's send queue holds.
-const ANSWER_BYTES_MAX: usize = 1 << 20;
+/// The most bytes of chunks in one answer. A donor reads, checksums and sends so many in a tenth of a
+/// millisecond, which is how long prepares and acknowledgements wait for it; all answers in flight stay
+/// well below what a link's send queue holds.
+const ANSWER_BYTES_MAX: usize = 256 << 10;
+/// How many questions wait: a few askers' windows. Whoever is turned away asks again.
+const QUESTIONS_MAX: usize = 2 * WINDOWS;
 /// How long a backup holds back execution at most. Its acknowledgements go on, so clients do not notice;
 /// what waits is bounded by the ring as well.
 const HOLD_MAX: Duration = Duration::from_millis(1000);
 /// And a primary: its clients wait for their replies.
 const HOLD_AT_PRIMARY_MAX: Duration = Duration::from_millis(50);
+
+/// Questions that wait for an answer, the oldest first.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Questions {
+    waiting: [Option<(ReplicaIndex, GetState)>; QUESTIONS_MAX],
+}
+
+impl Questions {
+    pub(super) const NONE: Self = Self {
+        waiting: [None; QUESTIONS_MAX],
+    };
+
+    const fn is_empty(&self) -> bool {
+        self.waiting[0].is_none()
+    }
+
+    fn push(&mut self, asker: ReplicaIndex, question: GetState) -> Handled {
+        let free = self.waiting.iter_mut().find(|place| place.is_none());
+        *free.ok_or(DropReason::Busy)? = Some((asker, question));
+        Ok(())
+    }
+
+    fn pop(&mut self) -> Option<(ReplicaIndex, GetState)> {
+        let first = self.waiting[0].take();
+        self.waiting.rotate_left(1);
+        first
+    }
+}
 
 /// Execution is held back.
 #[derive(Clone, Copy, Debug)]
@@ -61,10 +94,13 @@ impl<S: StateMachine> Replica<S> {
     ) -> Handled {
         let wanted = *frame.fields::<GetState>().ok_or(DropReason::Malformed)?;
         self.admit_view(frame, out)?;
-        if !self.is_normal() || self.is_transferring() {
+        let asker = frame.header().replica();
+        if wanted.wish == STATE_SLOWLY {
+            return self.on_slowly(asker, &wanted);
+        }
+        if !self.is_normal() || !self.has_state() {
             return Err(DropReason::WrongStatus);
         }
-        let asker = frame.header().replica();
         self.end_hold_in_time();
         match wanted.wish {
             STATE_DONE => {
@@ -77,12 +113,35 @@ impl<S: StateMachine> Replica<S> {
             STATE_HELD => self.hold_for(asker, &wanted)?,
             _ => return Err(DropReason::Malformed),
         }
+        self.may_answer(&wanted)?;
+        self.transfer.questions.push(asker, wanted)
+    }
+
+    fn may_answer(&self, wanted: &GetState) -> Handled {
+        if !self.is_normal() || !self.has_state() {
+            return Err(DropReason::WrongStatus);
+        }
         if self.applied < wanted.at_least || self.applied == Op::ZERO {
             // It has chunks of later states: silence, it will ask again or somebody else.
             return Err(DropReason::NotYetExecuted);
         }
-        self.give_state(asker, &wanted, out);
         Ok(())
+    }
+
+    /// Whether somebody waits for chunks.
+    pub(in super::super) const fn is_asked_for_state(&self) -> bool {
+        !self.transfer.questions.is_empty()
+    }
+
+    /// Answers the oldest question, if it still can be answered.
+    pub(in super::super) fn give_some_state(&mut self, out: &mut impl Outbox) {
+        let Some((asker, wanted)) = self.transfer.questions.pop() else {
+            return;
+        };
+        match self.may_answer(&wanted) {
+            Ok(()) => self.give_state(asker, &wanted, out),
+            Err(reason) => self.counters.dropped(reason),
+        }
     }
 
     /// Stops executing for `asker`'s last pass, unless there is a backlog from the last time.
@@ -130,10 +189,17 @@ impl<S: StateMachine> Replica<S> {
                 None => self.sessions.image_changed_at(chunk),
             };
             if wanted.since == STATE_ALL || changed_at > wanted.since {
+                if self.damage.has(answer.chunk) {
+                    // N18: damage is not given on. Somebody else has this one.
+                    break;
+                }
                 let size = match of_machine {
                     Some(chunk) => self.machine.image_read(chunk, &mut buffer),
                     None => self.sessions.image_read(chunk, &mut buffer),
                 };
+                if self.note_damage_met(false) {
+                    break;
+                }
                 if answer.number > 0 && bytes + size > ANSWER_BYTES_MAX {
                     break;
                 }

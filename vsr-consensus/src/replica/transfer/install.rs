@@ -1,20 +1,42 @@
-//! The end of a transfer: what came is verified as a whole and becomes the state, in one step.
+//! The end of a transfer: what came is verified, a little at a time, and becomes the state in one step.
 
 use vsr_types::Header;
 use vsr_types::message::{Prepare, StateOffer};
 
-use super::super::Replica;
+use super::super::{Replica, Status};
 use super::Copy;
+use super::mend::Damage;
 use crate::counters::Event;
 use crate::mutants::Mutant;
 use crate::{Outbox, StateMachine};
+
+/// How much of what came is verified at once: a fraction of a millisecond's work.
+const VERIFY_BYTES: usize = 1 << 20;
 
 /// What came is not the state that was offered.
 struct NoState;
 
 impl<S: StateMachine> Replica<S> {
+    /// Whether everything came and can be verified and installed now: between views a log, and what was
+    /// told of it, stays what it is (R5.2).
+    pub(super) fn can_verify(&self) -> bool {
+        let running = &self.transfer.running;
+        matches!(self.status, Status::Normal | Status::Recovering)
+            && running.is_some_and(|running| running.is_complete)
+    }
+
+    /// Verifies some of what came; installs it after the last of it.
+    pub(super) fn verify_some(&mut self, out: &mut impl Outbox) {
+        match self.machine.image_verify(VERIFY_BYTES) {
+            Ok(false) => {}
+            Ok(true) => self.install_state(out),
+            Err(_) if self.is_off(Mutant::ImageUnverified) => self.install_state(out),
+            Err(_) => self.fail_transfer(out),
+        }
+    }
+
     /// Every chunk is here, of one state: installs it, or starts over.
-    pub(super) fn install_state(&mut self, out: &mut impl Outbox) {
+    fn install_state(&mut self, out: &mut impl Outbox) {
         let offer = self
             .transfer
             .running
@@ -71,6 +93,8 @@ impl<S: StateMachine> Replica<S> {
             .expect("the caller verified the header");
         let (op, timestamp) = (prepare.op, prepare.timestamp);
         assert!(op >= self.applied, "what is executed stays executed (I26)");
+        // The ring may have gone round since, so that the entry itself is gone.
+        let is_own = op == self.applied && header.identity() == self.applied_identity;
         self.applied = op;
         self.applied_identity = header.identity();
         self.applied_timestamp = timestamp;
@@ -81,8 +105,12 @@ impl<S: StateMachine> Replica<S> {
         let period = u64::try_from(self.config.digest_period.as_nanos()).unwrap_or(u64::MAX);
         self.digest_period = timestamp.as_nanos() / period.max(1);
         // R8.5: entries behind it that are linked to it stay.
+        if op <= self.op() {
+            // A slot that cannot be read any more gets its header back: what was acknowledged stays.
+            let _ = self.journal.restore_header(header);
+        }
         let held = self.journal.header(op).map(Header::identity);
-        if held == Some(header.identity()) && self.op() >= op {
+        if self.op() >= op && (is_own || held == Some(header.identity())) {
             self.verified = self.verified.max(op);
         } else {
             self.journal.reset_with(header);
@@ -94,12 +122,15 @@ impl<S: StateMachine> Replica<S> {
         self.extend_log();
         self.recount_held();
         self.transfer.running = None;
+        self.forget_damage();
+        self.transfer.damage = Damage::NONE;
         self.transfer.attempts = 0;
         self.transfer.copy = Copy {
             since: op,
             at_least: op,
             is_mixed: false,
         };
+        self.transfer.outrun.installed(op, self.now.monotonic);
         self.counters.count(Event::TransfersFinished);
         self.repair.note_progress(self.now.monotonic);
         self.on_state_restored(out);

@@ -8,18 +8,20 @@
 //! next pass asks for what changed after A, and so on, until little is left.
 
 use vsr_types::Op;
-use vsr_types::message::NewState;
+use vsr_types::message::{NewState, STATE_ALL};
 
 use crate::DropReason;
 
 /// How many questions are in flight: the donor reads for one while another one's chunks travel.
-const WINDOWS: usize = 3;
+pub(super) const WINDOWS: usize = 4;
 /// How many chunks one answer has at most.
 pub(super) const ANSWER_CHUNKS_MAX: u32 = 64;
 /// How many chunks a window looks at, at first; as many of 64 KiB as an answer has bytes.
 const SPAN_MIN: u32 = 16;
 /// And at most, when hardly any of them changed: a donor looks at so many in microseconds.
 pub(super) const SPAN_MAX: u32 = 1 << 14;
+/// How many chunks can be chosen one by one.
+const CHOSEN_MAX: usize = 16;
 
 /// A range of chunks that was asked for.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +29,9 @@ struct Window {
     question: u64,
     from: u64,
     to: u64,
+    /// The state that the answer is of, once a part of it has come. A question that was doubled on its way
+    /// is answered twice, from two states, and the numbers of one answer's chunks are not the other's.
+    op: Option<Op>,
     /// A bit for each chunk of the answer that has come.
     arrived: u64,
     /// How many chunks the answer has, and where the donor stopped.
@@ -34,11 +39,53 @@ struct Window {
 }
 
 impl Window {
+    /// Whether a message belongs to the answer that is being taken.
+    fn takes(&self, answer: &NewState) -> bool {
+        self.question == answer.question
+            && self.question != 0
+            && self.op.is_none_or(|op| op == answer.op)
+    }
+
     const fn is_complete(&self) -> bool {
         match self.end {
             Some((count, _)) => self.arrived.count_ones() == count,
             None => false,
         }
+    }
+}
+
+/// Chunks that are asked for one by one, whenever they changed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Chosen {
+    chunks: [u64; CHOSEN_MAX],
+    count: usize,
+}
+
+impl Chosen {
+    pub(super) const NONE: Self = Self {
+        chunks: [0; CHOSEN_MAX],
+        count: 0,
+    };
+
+    /// Adds a chunk; says no when there are too many to be asked for one by one.
+    pub(super) fn add(&mut self, chunk: u64) -> bool {
+        if self.as_slice().contains(&chunk) {
+            return true;
+        }
+        let Some(place) = self.chunks.get_mut(self.count) else {
+            return false;
+        };
+        *place = chunk;
+        self.count += 1;
+        true
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    fn as_slice(&self) -> &[u64] {
+        &self.chunks[..self.count]
     }
 }
 
@@ -59,7 +106,9 @@ pub(super) struct Pass {
     pub(super) held: bool,
     /// Chunks that did not change after it are not asked for.
     pub(super) since: Op,
-    /// The first chunk that no window has covered.
+    /// Only these are asked for, all of them; none: the whole image is looked at.
+    chosen: Chosen,
+    /// The first chunk that no window has covered; of those that were chosen, the first place.
     cursor: u64,
     span: u32,
     windows: [Option<Window>; WINDOWS],
@@ -78,6 +127,7 @@ impl Pass {
             number,
             held,
             since,
+            chosen: Chosen::NONE,
             cursor: 0,
             span: SPAN_MIN,
             windows: [None; WINDOWS],
@@ -86,6 +136,18 @@ impl Pass {
             high: Op::ZERO,
             taken: 0,
         }
+    }
+
+    /// A pass over nothing but `chosen`.
+    pub(super) const fn over(number: u32, chosen: Chosen) -> Self {
+        let mut pass = Self::new(number, false, STATE_ALL);
+        pass.chosen = chosen;
+        pass
+    }
+
+    /// Whether it leaves out everything that was not chosen.
+    pub(super) const fn is_over_chosen(&self) -> bool {
+        !self.chosen.is_empty()
     }
 
     pub(super) fn chunks(&self) -> Option<u64> {
@@ -107,6 +169,11 @@ impl Pass {
         self.low.is_none_or(|low| low == self.high)
     }
 
+    /// Whether there is something to ask for that is not in flight.
+    pub(super) fn wants(mut self) -> bool {
+        self.next(1).is_some()
+    }
+
     /// Opens the next window, if one may be opened, as `question`.
     pub(super) fn next(&mut self, question: u64) -> Option<Range> {
         // Parts that a donor left out come first.
@@ -125,23 +192,29 @@ impl Pass {
         }
         let is_first = self.chunks.is_none() && self.windows.iter().all(Option::is_none);
         let is_more = self.chunks().is_some_and(|chunks| self.cursor < chunks);
-        if !is_first && !is_more {
+        if !is_first && !is_more && !self.is_over_chosen() {
             return None;
         }
+        let (from, count, next) = match self.chosen.as_slice().get(self.cursor as usize) {
+            Some(&chunk) => (chunk, 1, self.cursor + 1),
+            None if self.is_over_chosen() => return None,
+            None => (self.cursor, self.span, self.cursor + u64::from(self.span)),
+        };
+        let to = from.saturating_add(u64::from(count));
         let place = self.windows.iter_mut().find(|window| window.is_none())?;
-        let (from, to) = (self.cursor, self.cursor + u64::from(self.span));
-        self.cursor = to;
+        self.cursor = next;
         *place = Some(Window {
             question,
             from,
             to,
+            op: None,
             arrived: 0,
             end: None,
         });
         Some(Range {
             question,
             from,
-            count: self.span,
+            count,
         })
     }
 
@@ -149,7 +222,7 @@ impl Pass {
     pub(super) fn expects(&self, chunk: &NewState) -> Result<(), DropReason> {
         let mut windows = self.windows.iter().flatten();
         let window = windows
-            .find(|window| window.question == chunk.question && chunk.question != 0)
+            .find(|window| window.takes(chunk))
             .ok_or(DropReason::Duplicate)?;
         let is_inside = (window.from..window.to).contains(&chunk.chunk)
             && chunk.chunk < chunk.chunks
@@ -169,9 +242,10 @@ impl Pass {
         self.note_state(chunk);
         self.taken += 1;
         let mut windows = self.windows.iter_mut();
-        let place = windows.find(|place| place.is_some_and(|w| w.question == chunk.question));
+        let place = windows.find(|place| place.is_some_and(|w| w.takes(chunk)));
         let place = place.expect("the caller asked whether it was expected");
         if let Some(window) = place {
+            window.op = Some(chunk.op);
             window.arrived |= 1 << chunk.number;
             Self::close(place, &mut self.span);
         }
@@ -182,9 +256,9 @@ impl Pass {
         let place = self
             .windows
             .iter_mut()
-            .find(|place| place.is_some_and(|w| w.question == end.question))
+            .find(|place| place.is_some_and(|w| w.takes(end)))
             .ok_or(DropReason::Duplicate)?;
-        let Some(window) = place.as_mut().filter(|_| end.question != 0) else {
+        let Some(window) = place.as_mut() else {
             return Err(DropReason::Duplicate);
         };
         let last = window.to.min(end.chunks);
@@ -202,6 +276,7 @@ impl Pass {
         {
             return Err(DropReason::Malformed);
         }
+        window.op = Some(end.op);
         window.end = Some((end.number, end.chunk.max(last.min(window.from))));
         window.to = last.max(window.from);
         Self::close(place, &mut self.span);
@@ -230,6 +305,7 @@ impl Pass {
                 question: 0,
                 from: stopped,
                 to: window.to,
+                op: None,
                 arrived: 0,
                 end: None,
             });
@@ -243,14 +319,21 @@ impl Pass {
 
     /// Whether every chunk was looked at and everything sent has come.
     pub(super) fn is_complete(&self) -> bool {
-        self.windows.iter().all(Option::is_none)
-            && self.chunks().is_some_and(|chunks| self.cursor >= chunks)
+        let end = match self.is_over_chosen() {
+            true => self.chunks().map(|_| self.chosen.count as u64),
+            false => self.chunks(),
+        };
+        self.windows.iter().all(Option::is_none) && end.is_some_and(|end| self.cursor >= end)
     }
 
     /// Forgets what is in flight: it is asked for again, perhaps from another donor.
     pub(super) fn rewind(&mut self) {
         for window in self.windows.iter().flatten() {
-            self.cursor = self.cursor.min(window.from);
+            self.cursor = match self.is_over_chosen() {
+                // There are few of them.
+                true => 0,
+                false => self.cursor.min(window.from),
+            };
         }
         self.windows = [None; WINDOWS];
     }
@@ -316,6 +399,25 @@ mod tests {
         assert_eq!(pass.low(), Some(Op::new(10)));
         assert!(!pass.is_of_one_state());
         assert_eq!(pass.taken, 2);
+    }
+
+    /// Chunk 3 changed between the two answers, so the second one's number 1 is the first one's number 0.
+    #[test]
+    fn a_question_that_is_answered_twice_takes_its_chunks_from_one_of_the_answers() {
+        let mut pass = Pass::new(1, false, Op::ZERO);
+        pass.next(1).expect("a window");
+        take(&mut pass, &chunk(1, 9, 1, 10)).unwrap();
+        for other in [chunk(1, 3, 0, 11), chunk(1, 5, 0, 9)] {
+            assert_eq!(take(&mut pass, &other), Err(DropReason::Duplicate));
+        }
+        assert_eq!(
+            pass.take_end(&end(1, 16, 3, 11)),
+            Err(DropReason::Duplicate)
+        );
+        pass.take_end(&end(1, 16, 2, 10)).unwrap();
+        assert!(pass.windows[0].is_some(), "the other chunk is missing");
+        take(&mut pass, &chunk(1, 7, 0, 10)).unwrap();
+        assert!(pass.windows[0].is_none());
     }
 
     #[test]

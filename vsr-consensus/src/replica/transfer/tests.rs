@@ -4,6 +4,8 @@
 extern crate std;
 
 mod cells;
+mod mending;
+mod outrun;
 mod world;
 
 use core::time::Duration;
@@ -257,7 +259,7 @@ fn replies_survive_the_transfer_and_later_evictions_agree() {
         let reply = |report: crate::SessionReport| {
             let slot = sessions.slot_of(report.client).expect("listed");
             let mut buffer = std::vec![0; 1 << 20];
-            let (executed, reply) = sessions.reply(slot, &mut buffer);
+            let (executed, reply) = sessions.reply(slot, &mut buffer).expect("undamaged");
             (executed.request.raw(), reply.to_vec())
         };
         sessions.reports().map(reply).collect()

@@ -74,7 +74,7 @@ impl<S: StateMachine> Replica<S> {
 
     /// The elect takes the chosen log for its own. Log and log view change in one step (R5.6).
     fn take_over(&mut self, chosen: ChosenLog, headers: &[Header], out: &mut impl Outbox) {
-        if let Some(better) = self.better_elect(chosen.head) {
+        if let Some(better) = self.better_elect(&chosen) {
             self.counters.count(Event::Forfeited);
             let view = self.next_view_of(better);
             self.enter_view_change(view, out);
@@ -94,8 +94,9 @@ impl<S: StateMachine> Replica<S> {
     }
 
     /// R5.6: who cannot fetch what it lacks, or lacks much more than another voter, lets that one lead
-    /// (trace T25).
-    fn better_elect(&self, head: Op) -> Option<ReplicaIndex> {
+    /// (trace T25). Of those who lack little it is the one whose turn comes first: whoever is furthest may be
+    /// somebody who hears too few to lead, and would be waited for in every round.
+    fn better_elect(&self, chosen: &ChosenLog) -> Option<ReplicaIndex> {
         if self.is_off(Mutant::NeverForfeit) {
             return None;
         }
@@ -105,14 +106,32 @@ impl<S: StateMachine> Replica<S> {
             self.peers().filter(has_voted)
         };
         let fields = |replica: ReplicaIndex| self.change.votes[replica.as_usize()].fields;
+        let lag_of = |applied: Op| chosen.head.distance_from(applied);
+        // Everybody has had a turn since that log's view: whoever can lead does.
+        let turns = self.view.raw() - chosen.log_view.raw();
+        let is_second_round = turns > u64::from(self.config.replicas);
+        let is_near = |&replica: &ReplicaIndex| {
+            let applied = fields(replica).applied;
+            applied > self.applied && lag_of(applied) <= 4 * self.config.pipeline_length() as u64
+        };
         let best = voters().max_by_key(|&replica| fields(replica).applied)?;
+        let first_near = voters()
+            .filter(is_near)
+            .min_by_key(|&replica| self.next_view_of(replica));
+        let better = first_near.unwrap_or(best);
+        // M3: it has nothing to execute on. Unless everybody has declined: somebody must lead.
+        let has_tried_all =
+            self.view.raw() - self.log_view.raw() > 2 * u64::from(self.config.replicas);
+        if (!self.has_state() || self.is_blocked()) && !has_tried_all {
+            return Some(better);
+        }
         if fields(best).applied <= self.applied {
             return None;
         }
-        let lag = head.distance_from(self.applied);
-        let is_far = lag > 4 * self.config.pipeline_length() as u64;
+        let is_far =
+            !is_second_round && lag_of(self.applied) > 4 * self.config.pipeline_length() as u64;
         let reaches = voters().any(|replica| fields(replica).tail <= self.applied.next());
-        (is_far || !reaches).then_some(best)
+        (is_far || !reaches).then_some(better)
     }
 
     /// The next view that `replica` leads.
@@ -134,8 +153,21 @@ impl<S: StateMachine> Replica<S> {
         if !self.is_taking_over() {
             return false;
         }
-        let is_whole = self.is_log_whole() && self.held == self.op() && self.applied >= self.commit;
+        let is_whole = self.is_log_whole()
+            && self.held == self.op()
+            && self.applied >= self.commit
+            && !self.is_transferring()
+            && self.first_unreadable().is_none();
         is_whole || (self.is_off(Mutant::StartEarly) && self.is_log_whole())
+    }
+
+    /// The first entry that is still to be executed and whose body has gone bad since it was held. A view
+    /// does not start with one: its requests would not be known to be in flight (R1.3e).
+    pub(in crate::replica) fn first_unreadable(&self) -> Option<Op> {
+        let count = self.op().distance_from(self.applied);
+        (1..=count)
+            .map(|behind| self.applied.plus(behind))
+            .find(|&op| self.journal.read_unverified_body(op).is_err())
     }
 
     pub(in crate::replica) fn start_view(&mut self, out: &mut impl Outbox) {
@@ -163,9 +195,10 @@ impl<S: StateMachine> Replica<S> {
         let mut op = self.applied;
         while op < self.op() {
             op = op.next();
-            let Ok((header, body)) = self.journal.read_unverified_body(op) else {
-                continue;
-            };
+            let (header, body) = self
+                .journal
+                .read_unverified_body(op)
+                .expect("a view starts when every body is present");
             self.unexecuted_bytes += header.body_size();
             let Ok(batch) = Batch::parse(body) else {
                 continue;

@@ -29,8 +29,9 @@ fn run(sessions: &mut Sessions, random: &mut Random, ops: Range<u64>) {
         reply[..size].fill(op as u8);
         let (held, request) = match sessions.slot_of(client) {
             Some(slot) => {
-                let last = sessions.reply(slot, &mut std::vec![0; 5000]).0.request;
-                let (session, next) = (sessions.session_number(slot), last.next());
+                let (last, _) = sessions.reply(slot, &mut std::vec![0; 5000]).unwrap();
+                let last = last.request;
+                let (session, next) = (sessions.session_number(slot).unwrap(), last.next());
                 let verdict = sessions.verdict(client, session, next, Checksum::new(0));
                 let Verdict::Next(held) = verdict else {
                     panic!("the next request of a session: {verdict:?}");

@@ -120,6 +120,11 @@ impl<M: Simulated> History<M> {
         self.sessions.has(client, number)
     }
 
+    /// Whether this view has begun.
+    pub(crate) fn has_started(&self, view: u64) -> bool {
+        self.started.contains_key(&view)
+    }
+
     /// How many views have begun.
     pub(crate) fn views(&self) -> usize {
         self.started.len()

@@ -34,6 +34,12 @@ impl Storm {
         }
     }
 
+    /// Counts from now on.
+    pub(crate) const fn begin(&mut self, now: Time, messages: u64) {
+        self.window_from = now;
+        self.messages = messages;
+    }
+
     /// Looks at the counts so far.
     pub(crate) fn check(&mut self, now: Time, messages: u64, work: u64) -> Checked {
         let length = now - self.window_from;

@@ -4,11 +4,12 @@ use super::Moment;
 use super::options::{BadOption, BadTime, ExpireOptions, absolute};
 use crate::kv::codec::{Arguments, Entry};
 use crate::kv::commands::Opcode;
+use crate::kv::damage::{Damage, Failure, Outcome};
 use crate::kv::glob;
 use crate::kv::number::{parse_cursor, parse_integer};
 use crate::kv::reply::{
-    DB_RANGE, Failure, INVALID_CURSOR, NO_SUCH_KEY, NOT_AN_INTEGER, Outcome, PATTERN_TOO_SLOW,
-    REPLY_TOO_LARGE, Reply, SAME_OBJECT, SYNTAX, TOO_MANY_KEYS, TOO_MUCH_WORK,
+    DB_RANGE, INVALID_CURSOR, NO_SUCH_KEY, NOT_AN_INTEGER, PATTERN_TOO_SLOW, REPLY_TOO_LARGE,
+    Reply, SAME_OBJECT, SYNTAX, TOO_MANY_KEYS, TOO_MUCH_WORK,
 };
 use crate::kv::store::Store;
 use crate::kv::work::{BUCKET, KEYS_MAX};
@@ -33,20 +34,20 @@ impl Store {
                     if self.is_past(limit) {
                         return Err(TOO_MUCH_WORK.into());
                     }
-                    count += i64::from(self.get(key, at.now).is_some());
+                    count += i64::from(self.get(key, at.now)?.is_some());
                 }
                 reply.integer(count);
             }
             Opcode::Type => {
-                let found = self.get(key, at.now).is_some();
+                let found = self.get(key, at.now)?.is_some();
                 reply.simple(if found { "string" } else { "none" });
             }
             Opcode::Ttl | Opcode::PTtl | Opcode::ExpireTime | Opcode::PExpireTime => {
-                reply.integer(self.time_left(at, entry));
+                reply.integer(self.time_left(at, entry)?);
             }
             Opcode::DbSize => reply.count(self.globals.keys),
             Opcode::Version => {
-                let version = self.get(key, at.now).map_or(0, |found| found.body.version);
+                let version = self.get(key, at.now)?.map_or(0, |found| found.body.version);
                 reply.count(version);
             }
             Opcode::RandomKey => return self.random_key(at, reply),
@@ -58,13 +59,13 @@ impl Store {
         Ok(())
     }
 
-    fn time_left(&self, at: &Moment, entry: &Entry<'_>) -> i64 {
-        let Some(found) = self.get(entry.argument(0), at.now) else {
-            return -2;
+    fn time_left(&self, at: &Moment, entry: &Entry<'_>) -> Result<i64, Damage> {
+        let Some(found) = self.get(entry.argument(0), at.now)? else {
+            return Ok(-2);
         };
         let deadline = found.body.deadline;
         if deadline == 0 {
-            return -1;
+            return Ok(-1);
         }
         let milliseconds = match entry.opcode {
             Opcode::Ttl | Opcode::PTtl => deadline - at.now,
@@ -74,7 +75,7 @@ impl Store {
             Opcode::Ttl | Opcode::ExpireTime => milliseconds.saturating_add(500) / 1000,
             _ => milliseconds,
         };
-        i64::try_from(time).unwrap_or(i64::MAX)
+        Ok(i64::try_from(time).unwrap_or(i64::MAX))
     }
 
     /// The first live key from a bucket on that (op, index) choose.
@@ -91,15 +92,15 @@ impl Store {
             }
             self.charge(BUCKET);
             let index = (at.random % buckets + step) % buckets;
-            let mut place = self.bucket(index);
+            let mut place = self.bucket(index)?;
             while !place.is_none() {
-                left -= 1;
-                let entry = self.entry(place);
+                left = left.checked_sub(1).ok_or(Damage::UNKNOWN)?;
+                let entry = self.entry(place)?;
                 if entry.is_live(at.now) {
                     reply.bulk(entry.key);
                     return Ok(());
                 }
-                place = self.links(place).next;
+                place = self.links(place)?.next;
             }
         }
         reply.null();
@@ -115,22 +116,28 @@ impl Store {
         pattern: Option<&[u8]>,
         limit: u64,
         reply: &mut Reply<'_>,
-    ) -> Option<Walked> {
+    ) -> Result<Option<Walked>, Damage> {
         self.charge(BUCKET);
         let mut walked = Walked::default();
-        let mut place = self.bucket(index);
+        let mut place = self.bucket(index)?;
         while !place.is_none() {
-            let entry = self.entry(place);
-            let links = self.links(place);
+            let entry = self.entry(place)?;
+            let links = self.links(place)?;
             walked.seen += 1;
             let wanted = links.hash.reverse_bits() >= from && entry.is_live(at.now);
-            if wanted && self.fits_pattern(pattern, entry.key, limit)? {
-                reply.bulk(entry.key);
-                walked.written += 1;
+            if wanted {
+                match self.fits_pattern(pattern, entry.key, limit) {
+                    Some(false) => {}
+                    Some(true) => {
+                        reply.bulk(entry.key);
+                        walked.written += 1;
+                    }
+                    None => return Ok(None),
+                }
             }
             place = links.next;
         }
-        Some(walked)
+        Ok(Some(walked))
     }
 
     fn fits_pattern(&self, pattern: Option<&[u8]>, key: &[u8], limit: u64) -> Option<bool> {
@@ -155,7 +162,7 @@ impl Store {
             if seen == self.globals.keys || reply.overflowed() {
                 break;
             }
-            let walked = self.bucket_keys(at, (index, 0), Some(pattern), limit, reply);
+            let walked = self.bucket_keys(at, (index, 0), Some(pattern), limit, reply)?;
             let Some(walked) = walked.filter(|_| !self.is_past(limit)) else {
                 return Err(TOO_MANY_KEYS.into());
             };
@@ -184,7 +191,7 @@ impl Store {
         {
             let mark = reply.used();
             let (index, after) = self.interval(from);
-            let walked = self.bucket_keys(at, (index, from), options.pattern, limit, reply);
+            let walked = self.bucket_keys(at, (index, from), options.pattern, limit, reply)?;
             let Some(walked) = walked else {
                 if next == cursor {
                     return Err(PATTERN_TOO_SLOW.into());
@@ -219,14 +226,14 @@ impl Store {
         entry: &Entry<'_>,
         reply: &mut Reply<'_>,
     ) -> Outcome {
-        if self.weighs_too_much(entry.argc(), entry.arguments()) {
+        if self.weighs_too_much(entry.argc(), || entry.arguments())? {
             return Err(TOO_MUCH_WORK.into());
         }
         let mut count = 0;
         for key in entry.arguments() {
-            let found = self.find(key);
-            if self.live(at, &found).is_some() {
-                self.remove(&found);
+            let found = self.find(key)?;
+            if self.live(at, &found)?.is_some() {
+                self.remove(&found)?;
                 count += 1;
             }
         }
@@ -262,13 +269,13 @@ impl Store {
             BadTime::Invalid.write(entry.opcode.name(), reply);
             return Ok(());
         };
-        let found = self.find(key);
-        let old = self.live(at, &found).map(|old| old.body.deadline);
+        let found = self.find(key)?;
+        let old = self.live(at, &found)?.map(|old| old.body.deadline);
         let changes = old.is_some_and(|old| options.allow(old, deadline));
         if changes {
             match u64::try_from(deadline) {
-                Ok(deadline) if deadline > at.now => self.set_deadline(found.place, deadline),
-                _ => self.remove(&found),
+                Ok(deadline) if deadline > at.now => self.set_deadline(found.place, deadline)?,
+                _ => self.remove(&found)?,
             }
         }
         reply.integer(i64::from(changes));
@@ -281,12 +288,12 @@ impl Store {
         entry: &Entry<'_>,
         reply: &mut Reply<'_>,
     ) -> Outcome {
-        let found = self.find(entry.argument(0));
+        let found = self.find(entry.argument(0))?;
         let changes = self
-            .live(at, &found)
+            .live(at, &found)?
             .is_some_and(|old| old.body.deadline != 0);
         if changes {
-            self.set_deadline(found.place, 0);
+            self.set_deadline(found.place, 0)?;
         }
         reply.integer(i64::from(changes));
         Ok(())
@@ -300,16 +307,16 @@ impl Store {
         reply: &mut Reply<'_>,
     ) -> Outcome {
         let (from, to) = (entry.argument(0), entry.argument(1));
-        let source = self.find(from);
-        if self.live(at, &source).is_none() {
+        let source = self.find(from)?;
+        if self.live(at, &source)?.is_none() {
             return Err(NO_SUCH_KEY.into());
         }
         let only_new = entry.opcode == Opcode::RenameNx;
-        let blocked = only_new && self.live(at, &self.find(to)).is_some();
+        let blocked = only_new && self.live(at, &self.find(to)?)?.is_some();
         if !blocked && from != to {
             let place = self.prepare_copy(to, source.place)?;
-            self.remove(&source);
-            self.adopt(to, place);
+            self.remove(&source)?;
+            self.adopt(to, place)?;
         }
         if only_new {
             reply.integer(i64::from(!blocked));
@@ -332,12 +339,12 @@ impl Store {
         if from == to {
             return Err(SAME_OBJECT.into());
         }
-        let source = self.find(from);
-        let possible = self.live(at, &source).is_some()
-            && (replace || self.live(at, &self.find(to)).is_none());
+        let source = self.find(from)?;
+        let possible = self.live(at, &source)?.is_some()
+            && (replace || self.live(at, &self.find(to)?)?.is_none());
         if possible {
             let place = self.prepare_copy(to, source.place)?;
-            self.adopt(to, place);
+            self.adopt(to, place)?;
         }
         reply.integer(i64::from(possible));
         Ok(())

@@ -18,9 +18,10 @@ pub(super) use transactions::check as check_transaction;
 
 use super::codec::{Entries, Entry, REPLY_HEADER_SIZE};
 use super::commands::Opcode;
+use super::damage::{Damage, Failure, Outcome};
 use super::digest;
 use super::layout::Place;
-use super::reply::{MALFORMED, NOT_A_QUERY, Outcome, REPLY_TOO_LARGE, Reply, SMALL};
+use super::reply::{MALFORMED, NOT_A_QUERY, REPLY_TOO_LARGE, Reply, SMALL};
 use super::store::{self, Found, Store};
 use vsr_consensus::Context;
 use vsr_types::limits::OPERATION_SIZE_MAX;
@@ -106,11 +107,19 @@ impl<'a> Packer<'a> {
 
 impl Store {
     /// Executes an operation; returns the size of the packed reply.
-    pub(super) fn execute(&mut self, at: &Moment, operation: &[u8], reply: &mut [u8]) -> usize {
+    ///
+    /// # Errors
+    /// When something that it needed is damaged. It was executed in part, and has no reply.
+    pub(super) fn execute(
+        &mut self,
+        at: &Moment,
+        operation: &[u8],
+        reply: &mut [u8],
+    ) -> Result<usize, Damage> {
         let mut packer = Packer::new(reply);
         let Ok(entries) = Entries::parse(operation) else {
             packer.commit_error(MALFORMED);
-            return packer.finish();
+            return Ok(packer.finish());
         };
         let mut entries = entries;
         let mut until_warm = 0;
@@ -131,15 +140,15 @@ impl Store {
                 break;
             };
             let goes_on = if entry.opcode.is_read() {
-                self.pack_read(at, &entry, &mut packer)
+                self.pack_read(at, &entry, &mut packer)?
             } else {
-                self.pack_write(at, &entry, &mut packer)
+                self.pack_write(at, &entry, &mut packer)?
             };
             if !goes_on {
                 break;
             }
         }
-        packer.finish()
+        Ok(packer.finish())
     }
 
     /// Touches what the next commands will need: the buckets of their keys, then the entries. Each
@@ -166,11 +175,19 @@ impl Store {
     }
 
     /// Answers a query; returns the size of the packed reply.
-    pub(super) fn answer(&self, at: &Moment, query: &[u8], reply: &mut [u8]) -> usize {
+    ///
+    /// # Errors
+    /// When something that it needed is damaged: there is no reply.
+    pub(super) fn answer(
+        &self,
+        at: &Moment,
+        query: &[u8],
+        reply: &mut [u8],
+    ) -> Result<usize, Damage> {
         let mut packer = Packer::new(reply);
         let Ok(entries) = Entries::parse(query) else {
             packer.commit_error(MALFORMED);
-            return packer.finish();
+            return Ok(packer.finish());
         };
         self.begin_work();
         for entry in entries {
@@ -182,7 +199,7 @@ impl Store {
                 break;
             };
             let goes_on = if entry.opcode.is_read() {
-                self.pack_read(at, &entry, &mut packer)
+                self.pack_read(at, &entry, &mut packer)?
             } else {
                 packer.commit_error(NOT_A_QUERY)
             };
@@ -190,71 +207,81 @@ impl Store {
                 break;
             }
         }
-        packer.finish()
+        Ok(packer.finish())
     }
 
     /// Executes a read into the packer; false when it did not fit and was not executed.
-    fn pack_read(&self, at: &Moment, entry: &Entry<'_>, packer: &mut Packer<'_>) -> bool {
+    fn pack_read(
+        &self,
+        at: &Moment,
+        entry: &Entry<'_>,
+        packer: &mut Packer<'_>,
+    ) -> Result<bool, Damage> {
         let first = packer.executed == 0;
         let mut reply = packer.next();
-        self.read(at, entry, &mut reply);
+        self.read(at, entry, &mut reply)?;
         let (size, fits) = (reply.used(), !reply.overflowed());
         if fits {
             packer.commit(size);
-            return true;
+            return Ok(true);
         }
-        first && packer.commit_error(REPLY_TOO_LARGE)
+        Ok(first && packer.commit_error(REPLY_TOO_LARGE))
     }
 
-    fn pack_write(&mut self, at: &Moment, entry: &Entry<'_>, packer: &mut Packer<'_>) -> bool {
+    fn pack_write(
+        &mut self,
+        at: &Moment,
+        entry: &Entry<'_>,
+        packer: &mut Packer<'_>,
+    ) -> Result<bool, Damage> {
         let first = packer.executed == 0;
-        let bound = self.reply_bound(entry);
+        let bound = self.reply_bound(entry)?;
         let mut reply = packer.next();
         let is_transaction = entry.opcode == Opcode::Exec;
         // A transaction that comes first may be cut to the buffer's size by the errors inside it.
         if reply.room() < bound && !(first && is_transaction) {
-            return first && packer.commit_error(REPLY_TOO_LARGE);
+            return Ok(first && packer.commit_error(REPLY_TOO_LARGE));
         }
         if is_transaction {
-            self.transaction(at, entry, &mut reply);
+            self.transaction(at, entry, &mut reply)?;
         } else {
-            self.write(at, entry, &mut reply);
+            self.write(at, entry, &mut reply)?;
         }
         assert!(!reply.overflowed(), "a write's reply is within its bound");
         let size = reply.used();
         packer.commit(size);
-        true
+        Ok(true)
     }
 
     /// The most bytes that the reply to a write can take, to be asked before it is executed: what it
     /// removes cannot be returned later.
-    fn reply_bound(&self, entry: &Entry<'_>) -> usize {
-        match entry.opcode {
+    fn reply_bound(&self, entry: &Entry<'_>) -> Result<usize, Damage> {
+        Ok(match entry.opcode {
             Opcode::GetSet | Opcode::GetDel | Opcode::GetEx | Opcode::Set => {
                 // Only SET with options can return the old value.
                 if entry.opcode == Opcode::Set && entry.argc() == 2 {
-                    return SMALL;
+                    return Ok(SMALL);
                 }
-                SMALL + self.value_size(entry.argument(0))
+                SMALL + self.value_size(entry.argument(0))?
             }
-            Opcode::Exec => self.transaction_bound(entry),
+            Opcode::Exec => self.transaction_bound(entry)?,
             _ => SMALL,
-        }
+        })
     }
 
     /// The size of the value under a key, also of one that is due.
-    fn value_size(&self, key: &[u8]) -> usize {
-        let place = self.find(key).place;
+    pub(super) fn value_size(&self, key: &[u8]) -> Result<usize, Damage> {
+        let place = self.find(key)?.place;
         if place.is_none() {
-            return 0;
+            return Ok(0);
         }
-        self.entry(place).value.len()
+        Ok(self.entry(place)?.value.len())
     }
 
     /// Executes one read.
-    fn read(&self, at: &Moment, entry: &Entry<'_>, reply: &mut Reply<'_>) {
+    fn read(&self, at: &Moment, entry: &Entry<'_>, reply: &mut Reply<'_>) -> Result<(), Damage> {
         if !arity(entry, reply) {
-            return;
+            return Ok(());
         }
         let start = reply.used();
         let outcome = match entry.opcode {
@@ -263,17 +290,22 @@ impl Store {
             }
             _ => self.read_keys(at, entry, reply),
         };
-        finish(outcome, start, reply);
+        finish(outcome, start, reply)
     }
 
     /// Executes one write, transactions excepted.
-    fn write(&mut self, at: &Moment, entry: &Entry<'_>, reply: &mut Reply<'_>) {
+    fn write(
+        &mut self,
+        at: &Moment,
+        entry: &Entry<'_>,
+        reply: &mut Reply<'_>,
+    ) -> Result<(), Damage> {
         if !arity(entry, reply) {
-            return;
+            return Ok(());
         }
         let start = reply.used();
         let outcome = self.dispatch_write(at, entry, reply);
-        finish(outcome, start, reply);
+        finish(outcome, start, reply)
     }
 
     fn dispatch_write(&mut self, at: &Moment, entry: &Entry<'_>, reply: &mut Reply<'_>) -> Outcome {
@@ -306,12 +338,12 @@ impl Store {
     }
 
     /// The verified entry that was found, unless it is gone at this moment.
-    fn live(&self, at: &Moment, found: &Found) -> Option<store::Entry<'_>> {
+    fn live(&self, at: &Moment, found: &Found) -> Result<Option<store::Entry<'_>>, Damage> {
         if found.place.is_none() {
-            return None;
+            return Ok(None);
         }
-        let entry = self.entry(found.place);
-        entry.is_live(at.now).then_some(entry)
+        let entry = self.entry(found.place)?;
+        Ok(entry.is_live(at.now).then_some(entry))
     }
 }
 
@@ -331,9 +363,14 @@ fn wrong_arguments(entry: &Entry<'_>, reply: &mut Reply<'_>) {
 }
 
 /// Turns a failure into the reply, in place of whatever was written before it.
-fn finish(outcome: Outcome, start: usize, reply: &mut Reply<'_>) {
-    if let Err(failure) = outcome {
-        reply.rewind(start);
-        reply.error(failure.0);
+fn finish(outcome: Outcome, start: usize, reply: &mut Reply<'_>) -> Result<(), Damage> {
+    match outcome {
+        Ok(()) => Ok(()),
+        Err(Failure::Told(text)) => {
+            reply.rewind(start);
+            reply.error(text);
+            Ok(())
+        }
+        Err(Failure::Damaged(damage)) => Err(damage),
     }
 }

@@ -3,10 +3,10 @@
 use super::Moment;
 use crate::kv::codec::Entry;
 use crate::kv::commands::Opcode;
+use crate::kv::damage::Outcome;
 use crate::kv::number::{FLOAT_SIZE_MAX, Float, INTEGER_SIZE_MAX, format_integer, parse_integer};
 use crate::kv::reply::{
-    DECREMENT_OVERFLOW, NAN_OR_INFINITY, NOT_A_FLOAT, NOT_AN_INTEGER, Outcome, Reply,
-    WOULD_OVERFLOW,
+    DECREMENT_OVERFLOW, NAN_OR_INFINITY, NOT_A_FLOAT, NOT_AN_INTEGER, Reply, WOULD_OVERFLOW,
 };
 use crate::kv::store::{Edit, Store};
 
@@ -28,8 +28,8 @@ impl Store {
                 .checked_neg()
                 .ok_or(DECREMENT_OVERFLOW)?,
         };
-        let found = self.find(key);
-        let (old, deadline) = match self.live(at, &found) {
+        let found = self.find(key)?;
+        let (old, deadline) = match self.live(at, &found)? {
             Some(old) => (
                 parse_integer(old.value).ok_or(NOT_AN_INTEGER)?,
                 old.body.deadline,
@@ -50,8 +50,8 @@ impl Store {
         reply: &mut Reply<'_>,
     ) -> Outcome {
         let key = entry.argument(0);
-        let found = self.find(key);
-        let (old, deadline) = match self.live(at, &found) {
+        let found = self.find(key)?;
+        let (old, deadline) = match self.live(at, &found)? {
             Some(old) => (
                 Float::parse(old.value).ok_or(NOT_A_FLOAT)?,
                 old.body.deadline,

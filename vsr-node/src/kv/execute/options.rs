@@ -2,8 +2,9 @@
 
 use super::Moment;
 use crate::kv::codec::Arguments;
+use crate::kv::damage::Failure;
 use crate::kv::number::parse_integer;
-use crate::kv::reply::{Failure, NOT_AN_INTEGER, Reply, SYNTAX};
+use crate::kv::reply::{NOT_AN_INTEGER, Reply, SYNTAX};
 
 /// When a key shall be gone, as the client said it.
 #[derive(Clone, Copy, Debug)]

@@ -4,11 +4,10 @@ use super::options::{BadTime, Condition, Deadline, SetOptions, parse_get_ex, pos
 use super::{Moment, STRING_SIZE_MAX, wrong_arguments};
 use crate::kv::codec::Entry;
 use crate::kv::commands::Opcode;
+use crate::kv::damage::{Damage, Outcome};
 use crate::kv::layout::{Links, Place};
 use crate::kv::number::parse_integer;
-use crate::kv::reply::{
-    NOT_AN_INTEGER, OFFSET_RANGE, OUT_OF_MEMORY, Outcome, Reply, STRING_SIZE, TOO_MUCH_WORK,
-};
+use crate::kv::reply::{NOT_AN_INTEGER, OFFSET_RANGE, Reply, STRING_SIZE, TOO_MUCH_WORK};
 use crate::kv::store::{Edit, Found, Store};
 
 impl Store {
@@ -24,40 +23,43 @@ impl Store {
                 if reply.overflowed() {
                     break;
                 }
-                self.reply_value(at, key, reply);
+                self.reply_value(at, key, reply)?;
             }
             return Ok(());
         }
         let key = entry.argument(0);
         match entry.opcode {
-            Opcode::Get => self.reply_value(at, key, reply),
+            Opcode::Get => self.reply_value(at, key, reply)?,
             Opcode::StrLen => {
-                let size = self.get(key, at.now).map_or(0, |found| found.value.len());
+                let size = self.get(key, at.now)?.map_or(0, |found| found.value.len());
                 reply.integer(size as i64);
             }
             _ => {
                 let start = parse_integer(entry.argument(1)).ok_or(NOT_AN_INTEGER)?;
                 let end = parse_integer(entry.argument(2)).ok_or(NOT_AN_INTEGER)?;
-                let value = self.get(key, at.now).map_or(&[][..], |found| found.value);
+                let value = self.get(key, at.now)?.map_or(&[][..], |found| found.value);
                 reply.bulk(range(value, start, end));
             }
         }
         Ok(())
     }
 
-    fn reply_value(&self, at: &Moment, key: &[u8], reply: &mut Reply<'_>) {
-        match self.get(key, at.now) {
+    #[inline]
+    fn reply_value(&self, at: &Moment, key: &[u8], reply: &mut Reply<'_>) -> Result<(), Damage> {
+        match self.get(key, at.now)? {
             Some(entry) => reply.bulk(entry.value),
             None => reply.null(),
         }
+        Ok(())
     }
 
     /// Writes the value that was found, or null.
-    fn reply_found(&self, at: &Moment, found: &Found, reply: &mut Reply<'_>) {
-        match self.live(at, found) {
+    fn reply_found(&self, at: &Moment, found: &Found, reply: &mut Reply<'_>) -> Result<(), Damage> {
+        match self.live(at, found)? {
             Some(entry) => reply.bulk(entry.value),
             None => reply.null(),
         }
+        Ok(())
     }
 
     pub(super) fn set(&mut self, at: &Moment, entry: &Entry<'_>, reply: &mut Reply<'_>) -> Outcome {
@@ -66,7 +68,7 @@ impl Store {
         let value = arguments.next().unwrap_or_default();
         if entry.argc() == 2 {
             // The command that is nearly all commands.
-            let found = self.find(key);
+            let found = self.find(key)?;
             self.store(at, key, &found, value, 0)?;
             reply.ok();
             return Ok(());
@@ -83,12 +85,12 @@ impl Store {
             },
             _ => None,
         };
-        let found = self.find(key);
-        let old = self.live(at, &found);
+        let found = self.find(key)?;
+        let old = self.live(at, &found)?;
         let allowed = options.condition.holds(old.map(|old| old.value));
         let kept = old.map_or(0, |old| old.body.deadline);
         if options.get {
-            self.reply_found(at, &found, reply);
+            self.reply_found(at, &found, reply)?;
         } else if allowed {
             reply.ok();
         } else {
@@ -118,7 +120,7 @@ impl Store {
         }
         if deadline != 0 && deadline <= at.now {
             if !found.place.is_none() {
-                self.remove(found);
+                self.remove(found)?;
             }
             return Ok(());
         }
@@ -132,8 +134,8 @@ impl Store {
         reply: &mut Reply<'_>,
     ) -> Outcome {
         let key = entry.argument(0);
-        let found = self.find(key);
-        if self.live(at, &found).is_some() {
+        let found = self.find(key)?;
+        if self.live(at, &found)?.is_some() {
             reply.integer(0);
             return Ok(());
         }
@@ -157,7 +159,7 @@ impl Store {
             Err(bad) => return wrong_time(&bad, entry, reply),
         };
         let key = entry.argument(0);
-        let found = self.find(key);
+        let found = self.find(key)?;
         reply.ok();
         self.store(at, key, &found, entry.argument(2), deadline)
     }
@@ -169,8 +171,8 @@ impl Store {
         reply: &mut Reply<'_>,
     ) -> Outcome {
         let key = entry.argument(0);
-        let found = self.find(key);
-        self.reply_found(at, &found, reply);
+        let found = self.find(key)?;
+        self.reply_found(at, &found, reply)?;
         self.store(at, key, &found, entry.argument(1), 0)
     }
 
@@ -180,10 +182,10 @@ impl Store {
         entry: &Entry<'_>,
         reply: &mut Reply<'_>,
     ) -> Outcome {
-        let found = self.find(entry.argument(0));
-        self.reply_found(at, &found, reply);
-        if self.live(at, &found).is_some() {
-            self.remove(&found);
+        let found = self.find(entry.argument(0))?;
+        self.reply_found(at, &found, reply)?;
+        if self.live(at, &found)?.is_some() {
+            self.remove(&found)?;
         }
         Ok(())
     }
@@ -197,8 +199,8 @@ impl Store {
         let mut arguments = entry.arguments();
         let key = arguments.next().unwrap_or_default();
         let wanted = parse_get_ex(arguments)?;
-        let found = self.find(key);
-        let Some(old) = self.live(at, &found) else {
+        let found = self.find(key)?;
+        let Some(old) = self.live(at, &found)? else {
             reply.null();
             return Ok(());
         };
@@ -215,11 +217,11 @@ impl Store {
                 Err(bad) => return wrong_time(&bad, entry, reply),
             },
         };
-        self.reply_found(at, &found, reply);
+        self.reply_found(at, &found, reply)?;
         if deadline != 0 && deadline <= at.now {
-            self.remove(&found);
+            self.remove(&found)?;
         } else if deadline != kept {
-            self.set_deadline(found.place, deadline);
+            self.set_deadline(found.place, deadline)?;
         }
         Ok(())
     }
@@ -241,28 +243,26 @@ impl Store {
             if value.len() > STRING_SIZE_MAX {
                 return Err(STRING_SIZE.into());
             }
-            if entry.opcode == Opcode::MSetNx && self.live(at, &self.find(key)).is_some() {
+            if entry.opcode == Opcode::MSetNx && self.live(at, &self.find(key)?)?.is_some() {
                 reply.integer(0);
                 return Ok(());
             }
         }
-        if self.weighs_too_much(entry.argc() / 2, entry.arguments().step_by(2)) {
+        if self.weighs_too_much(entry.argc() / 2, || entry.arguments().step_by(2))? {
             return Err(TOO_MUCH_WORK.into());
         }
         let mut prepared = Place::NONE;
         let mut arguments = entry.arguments();
         while let (Some(key), Some(value)) = (arguments.next(), arguments.next()) {
-            let Ok(place) = self.prepare(key, value, prepared) else {
-                while !prepared.is_none() {
-                    let next = self.links(prepared).next;
-                    self.discard(prepared);
-                    prepared = next;
+            match self.prepare(key, value, prepared) {
+                Ok(place) => prepared = place,
+                Err(denied) => {
+                    self.discard_all(prepared)?;
+                    return Err(denied.into());
                 }
-                return Err(OUT_OF_MEMORY.into());
-            };
-            prepared = place;
+            }
         }
-        self.adopt_in_order(entry, prepared);
+        self.adopt_in_order(entry, prepared)?;
         match entry.opcode {
             Opcode::MSet => reply.ok(),
             _ => reply.integer(1),
@@ -270,13 +270,23 @@ impl Store {
         Ok(())
     }
 
+    /// Frees prepared entries.
+    fn discard_all(&mut self, mut prepared: Place) -> Result<(), Damage> {
+        while !prepared.is_none() {
+            let next = self.links(prepared)?.next;
+            self.discard(prepared)?;
+            prepared = next;
+        }
+        Ok(())
+    }
+
     /// Adopts prepared entries in the order of the arguments, so that of two with one key the later
     /// counts. They are chained the other way round: turn the chain first.
-    fn adopt_in_order(&mut self, entry: &Entry<'_>, prepared: Place) {
+    fn adopt_in_order(&mut self, entry: &Entry<'_>, prepared: Place) -> Result<(), Damage> {
         let mut turned = Place::NONE;
         let mut place = prepared;
         while !place.is_none() {
-            let links = self.links(place);
+            let links = self.links(place)?;
             let back = Links {
                 next: turned,
                 ..links
@@ -286,10 +296,11 @@ impl Store {
             place = links.next;
         }
         for key in entry.arguments().step_by(2) {
-            let next = self.links(turned).next;
-            self.adopt(key, turned);
+            let next = self.links(turned)?.next;
+            self.adopt(key, turned)?;
             turned = next;
         }
+        Ok(())
     }
 
     pub(super) fn append(
@@ -299,8 +310,8 @@ impl Store {
         reply: &mut Reply<'_>,
     ) -> Outcome {
         let (key, data) = (entry.argument(0), entry.argument(1));
-        let found = self.find(key);
-        let old = self.live(at, &found);
+        let found = self.find(key)?;
+        let old = self.live(at, &found)?;
         let keep = old.map_or(0, |old| old.value.len());
         let deadline = old.map_or(0, |old| old.body.deadline);
         let edit = Edit {
@@ -325,8 +336,8 @@ impl Store {
         let (key, data) = (entry.argument(0), entry.argument(2));
         let offset = parse_integer(entry.argument(1)).ok_or(NOT_AN_INTEGER)?;
         let offset = usize::try_from(offset).map_err(|_| OFFSET_RANGE)?;
-        let found = self.find(key);
-        let old = self.live(at, &found);
+        let found = self.find(key)?;
+        let old = self.live(at, &found)?;
         let keep = old.map_or(0, |old| old.value.len());
         let deadline = old.map_or(0, |old| old.body.deadline);
         if data.is_empty() {
@@ -360,11 +371,11 @@ impl Store {
         } else {
             super::options::parse_delete_condition(arguments)?
         };
-        let found = self.find(key);
-        let value = self.live(at, &found).map(|old| old.value);
+        let found = self.find(key)?;
+        let value = self.live(at, &found)?.map(|old| old.value);
         let deletes = value.is_some() && condition.holds(value);
         if deletes {
-            self.remove(&found);
+            self.remove(&found)?;
         }
         reply.integer(i64::from(deletes));
         Ok(())

@@ -1,8 +1,8 @@
 //! The image is the state: a machine that took it in goes on like the one that gave it.
 
 use super::support::{Fixture, Random, assert_identical, image, pack};
-use crate::kv::layout::{BUCKET_SIZE, BUCKETS_MIN, Globals};
-use vsr_consensus::{ImageError, StateMachine};
+use crate::kv::layout::{BUCKETS_MIN, Globals, HEAD_SIZE, TABLE_AT};
+use vsr_consensus::{CHUNK_UNKNOWN, ImageError, Scrub, StateMachine};
 use vsr_types::Op;
 
 fn busy(seed: u64, steps: u64) -> Fixture {
@@ -91,8 +91,14 @@ fn chunks_tell_the_op_of_their_last_change() {
     let mut fixture = busy(1, 3000);
     let mut random = Random(3);
     let mut before = image(&fixture.machine);
-    for _ in 0..500 {
-        let operation = operation(&mut random);
+    let flush = pack(&[b"flushall"]);
+    for step in 0..500 {
+        let operation = match step {
+            490 => flush.clone(),
+            // The image may end somewhere else in the same chunk, and nothing else have changed there.
+            _ if step % 3 == 0 => pack(&[b"del", format!("key:{}", step * 4).as_bytes()]),
+            _ => operation(&mut random),
+        };
         fixture.apply(&operation);
         let after = image(&fixture.machine);
         for (index, chunk) in after.iter().enumerate() {
@@ -106,11 +112,10 @@ fn chunks_tell_the_op_of_their_last_change() {
 }
 
 #[test]
-fn what_is_no_state_is_refused_and_leaves_an_empty_machine() {
+fn what_is_no_state_is_refused_and_leaves_a_machine_that_answers_nothing() {
     let donor = busy(4, 4000);
     let good = image(&donor.machine);
     let mut random = Random(11);
-    let empty = Fixture::new(8 << 20).machine.digest();
     let mut receiver = Fixture::new(8 << 20);
     for case in 0..60 {
         let mut chunks = good.clone();
@@ -119,7 +124,7 @@ fn what_is_no_state_is_refused_and_leaves_an_empty_machine() {
             0 => (0, random.below(size_of::<Globals>() as u64) as usize),
             1 => (
                 0,
-                8192 + random.below(BUCKETS_MIN * BUCKET_SIZE as u64) as usize,
+                TABLE_AT + random.below(BUCKETS_MIN * HEAD_SIZE as u64) as usize,
             ),
             _ => {
                 let bytes = good
@@ -145,11 +150,17 @@ fn what_is_no_state_is_refused_and_leaves_an_empty_machine() {
             );
         } else {
             assert_eq!(outcome, Err(ImageError::Invalid), "case {case}");
-            assert_eq!(receiver.machine.digest(), empty);
-            assert!(receiver.machine.verify());
+            assert_eq!(receiver.machine.damaged(), Some(CHUNK_UNKNOWN));
+            assert!(receiver.apply(&pack(&[b"set", b"a", b"1"])).is_empty());
+            assert!(receiver.query(&pack(&[b"get", b"a"])).is_empty());
+            assert_eq!(
+                receiver.machine.scrub(1 << 20),
+                Scrub::Corrupt(CHUNK_UNKNOWN)
+            );
         }
     }
     install(&mut receiver, &good, 9).expect("still able to take a good one");
+    assert_eq!(receiver.machine.damaged(), None);
     assert_identical(&donor.machine, &receiver.machine);
 }
 
@@ -300,4 +311,71 @@ fn two_machines_of_one_history_hold_the_same_bytes() {
     assert!(a.machine.verify());
     let c = busy(22, 8000);
     assert_ne!(a.machine.digest(), c.machine.digest());
+}
+
+#[test]
+fn an_image_is_verified_a_piece_at_a_time_with_the_same_outcome() {
+    let donor = busy(50, 6000);
+    let chunks = image(&donor.machine);
+    for budget in [1, 1000, 64 << 10] {
+        let mut receiver = Fixture::new(8 << 20);
+        let machine = &mut receiver.machine;
+        machine.image_begin(chunks.len() as u64).expect("fits");
+        for (index, chunk) in chunks.iter().enumerate() {
+            machine.image_put(index as u64, chunk).expect("belongs");
+        }
+        let mut steps = 0;
+        while !machine.image_verify(budget).expect("a state") {
+            steps += 1;
+        }
+        let pieces = machine.image_chunks() as usize * machine.image_chunk_size() / budget;
+        assert!(steps >= pieces.min(10), "{steps} steps of {budget} bytes");
+        machine.image_finish(Op::new(donor.op)).expect("a state");
+        assert_identical(&donor.machine, machine);
+    }
+}
+
+#[test]
+fn a_chunk_that_comes_after_the_proof_began_is_proved_too() {
+    let donor = busy(51, 6000);
+    let mut chunks = image(&donor.machine);
+    let mut receiver = Fixture::new(8 << 20);
+    let machine = &mut receiver.machine;
+    machine.image_begin(chunks.len() as u64).expect("fits");
+    for (index, chunk) in chunks.iter().enumerate() {
+        machine.image_put(index as u64, chunk).expect("belongs");
+    }
+    while !machine.image_verify(100_000).expect("a state") {}
+    let last = chunks.len() - 2;
+    let value = chunks[last].iter().position(|byte| *byte == 7);
+    chunks[last][value.expect("a value")] = 8;
+    machine
+        .image_put(last as u64, &chunks[last])
+        .expect("belongs");
+    assert_eq!(
+        machine.image_finish(Op::new(donor.op)),
+        Err(ImageError::Invalid)
+    );
+}
+
+/// An old chunk among new ones: each of its bytes is as somebody wrote it.
+#[test]
+fn a_stale_chunk_among_current_ones_is_no_state() {
+    let mut donor = busy(52, 5000);
+    let old = image(&donor.machine);
+    run(&mut donor, &mut Random(53), 4000);
+    let new = image(&donor.machine);
+    let mut refused = 0;
+    for stale in 0..old.len() {
+        if new.get(stale).is_none_or(|chunk| *chunk == old[stale]) {
+            continue;
+        }
+        let mut mixed = new.clone();
+        mixed[stale].clone_from(&old[stale]);
+        let mut receiver = Fixture::new(8 << 20);
+        let outcome = install(&mut receiver, &mixed, donor.op);
+        assert_eq!(outcome, Err(ImageError::Invalid), "chunk {stale}");
+        refused += 1;
+    }
+    assert!(refused > 10, "{refused} stale chunks");
 }

@@ -1,11 +1,31 @@
 //! A machine with a log of its own: command lines in, replies out.
 
+use crate::kv::store::Store;
 use crate::kv::{KvMachine, OperationBuilder, ReplyReader, digest, lookup};
 use vsr_consensus::{Context, StateMachine};
 use vsr_types::{ClientId, Op, Timestamp, ViewStamp};
 
 /// The size of the reply buffer that a replica gives.
 pub(super) const REPLY_SIZE: usize = 1 << 20;
+
+impl KvMachine {
+    /// A machine with less memory than [`Self::new`] allows.
+    pub(super) fn tiny(memory: usize) -> Self {
+        let mut machine = Self::new(crate::kv::MEMORY_MIN);
+        machine.store = Store::new(memory);
+        machine
+    }
+
+    /// Whether its image is `chunks`.
+    pub(super) fn same_bytes(&self, chunks: &[Vec<u8>]) -> bool {
+        let mut at = 0;
+        chunks.iter().all(|chunk| {
+            let here = self.store.arena.bytes(at, chunk.len());
+            at += chunk.len();
+            here == chunk
+        }) && at == self.store.image_size()
+    }
+}
 
 /// A numbered sequence of pseudo-random numbers: failures name the seed.
 #[derive(Clone, Debug)]
@@ -27,6 +47,7 @@ impl Random {
 }
 
 /// A machine and its place in the order of things.
+#[derive(Clone)]
 pub(super) struct Fixture {
     pub(super) machine: KvMachine,
     pub(super) op: u64,
@@ -37,8 +58,12 @@ pub(super) struct Fixture {
 
 impl Fixture {
     pub(super) fn new(memory: usize) -> Self {
+        Self::with(KvMachine::new(memory))
+    }
+
+    pub(super) fn with(machine: KvMachine) -> Self {
         Self {
-            machine: KvMachine::new(memory),
+            machine,
             op: 0,
             now: 1_700_000_000_000,
             reply: vec![0; REPLY_SIZE],

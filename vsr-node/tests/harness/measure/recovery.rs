@@ -1,5 +1,9 @@
 //! How long an empty replica takes to get its state back, against a plain stream over loopback, and what
 //! clients notice of it.
+//!
+//! Two things happen one after the other, and are told apart. First the process takes the memory that it
+//! promises to have: the kernel's work, compared with a plain loop that touches as much. Then it
+//! answers, finds out who it is, and takes over the state.
 
 use std::cell::{Cell, RefCell};
 use std::io::{Read, Write};
@@ -49,6 +53,17 @@ fn plain_stream(size: usize) -> f64 {
     received as f64 / began.elapsed().as_secs_f64()
 }
 
+/// How long this machine takes to hand out `size` bytes of memory.
+fn plain_touch(size: usize) -> Duration {
+    let began = std::time::Instant::now();
+    let mut memory = vec![0_u8; size];
+    for page in memory.chunks_mut(4096) {
+        page[0] = 1;
+    }
+    std::hint::black_box(&mut memory);
+    began.elapsed()
+}
+
 /// Fills the cluster with `size` bytes of values.
 async fn fill(cluster: &Cluster, size: usize) {
     let (primary, _) = cluster.primary().await.expect("a whole cluster");
@@ -73,32 +88,12 @@ async fn fill(cluster: &Cluster, size: usize) {
 /// What clients notice: how long each batch took, in the phase they are in.
 #[derive(Debug, Default)]
 struct Watch {
-    times: RefCell<Vec<(Instant, Duration)>>,
+    times: RefCell<Times>,
     stop: Cell<bool>,
 }
 
-impl Watch {
-    /// What was seen since the last call, which is `during` ago.
-    fn take(&self, during: Duration) -> Seen {
-        let times = self.times.take();
-        let from = Instant::now() - during;
-        let mut slices = vec![0; during.as_millis().div_ceil(SLICE.as_millis()) as usize];
-        for (at, _) in &times {
-            let slice = (*at - from).as_millis() / SLICE.as_millis();
-            if let Some(count) = slices.get_mut(slice as usize) {
-                *count += PIPELINE as u64 * 1000 / SLICE.as_millis() as u64;
-            }
-        }
-        let commands = (times.len() * PIPELINE) as f64;
-        let mut times: Vec<Duration> = times.into_iter().map(|(_, time)| time).collect();
-        times.sort_unstable();
-        Seen {
-            rate: commands / during.as_secs_f64(),
-            p99: quantile(&times, 0.99),
-            slices,
-        }
-    }
-}
+/// When a batch was answered, and how long it took.
+type Times = Vec<(Instant, Duration)>;
 
 /// What clients have noticed during some time.
 #[derive(Clone, Debug)]
@@ -108,6 +103,38 @@ struct Seen {
     p99: Duration,
     /// The rate in each [`SLICE`].
     slices: Vec<u64>,
+}
+
+impl Seen {
+    /// Between two instants.
+    fn between(times: &Times, from: Instant, to: Instant) -> Self {
+        let during = to.duration_since(from);
+        let mut slices = vec![0; during.as_millis().div_ceil(SLICE.as_millis()) as usize];
+        let mut durations = Vec::new();
+        for (at, duration) in times {
+            if *at < from || *at >= to {
+                continue;
+            }
+            durations.push(*duration);
+            let slice = at.duration_since(from).as_millis() / SLICE.as_millis();
+            if let Some(count) = slices.get_mut(slice as usize) {
+                *count += PIPELINE as u64 * 1000 / SLICE.as_millis() as u64;
+            }
+        }
+        let commands = (durations.len() * PIPELINE) as f64;
+        durations.sort_unstable();
+        Self {
+            rate: commands / during.as_secs_f64(),
+            p99: quantile(&durations, 0.99),
+            slices,
+        }
+    }
+
+    /// In words, compared with what was before.
+    fn against(&self, before: &Self) -> String {
+        let share = 100.0 * self.rate / before.rate;
+        format!("{:.0}/s ({share:.0} %), p99 {:.1?}", self.rate, self.p99)
+    }
 }
 
 async fn client(address: String, number: usize, watch: Rc<Watch>) {
@@ -140,86 +167,123 @@ fn clients(cluster: &Cluster, spared: &[usize], watch: &Rc<Watch>) -> Vec<JoinHa
         .collect()
 }
 
-async fn one_size(size: usize) {
-    let memory = (size + size / 2).max(64 << 20) + (64 << 20);
-    let settings = [
-        ("log-level", "info".to_owned()),
-        ("memory", format!("{memory}B")),
-    ];
-    let cluster = Cluster::start_plain("recovery", 3, &settings).await;
-    fill(&cluster, size).await;
-    let plain = plain_stream(1 << 30);
-    let (primary, _) = cluster.primary().await.expect("a whole cluster");
-    let victim = (primary + 1) % 3;
-    let spared: Vec<usize> = (0..3).filter(|replica| *replica != victim).collect();
-    let watch = Rc::new(Watch::default());
-    let tasks = clients(&cluster, &spared, &watch);
+/// The phases of a measurement.
+struct Phases {
+    /// How long the killed replica took to answer anybody.
+    up: Duration,
+    /// And to take part.
+    took: Duration,
+    before: Seen,
+    dead: Seen,
+    starting: Seen,
+    transfer: Seen,
+    whole: Seen,
+    after: Seen,
+}
+
+/// Kills a replica, brings it back empty, and watches.
+async fn watched(cluster: &Cluster, victim: usize, watch: &Watch) -> Phases {
     sleep(Duration::from_millis(500)).await;
-    watch.take(Duration::from_secs(1));
-    sleep(BEFORE).await;
-    let before = watch.take(BEFORE);
-    cluster.kill(victim).await;
-    let dead_since = Instant::now();
-    watch.take(Duration::from_secs(1));
-    sleep(DEAD).await;
-    let dead = watch.take(dead_since.elapsed());
     let began = Instant::now();
+    sleep(BEFORE).await;
+    cluster.kill(victim).await;
+    let killed = Instant::now();
+    sleep(DEAD).await;
+    let revived = Instant::now();
     cluster.revive(victim).await;
-    let up = began.elapsed();
+    let answers = Instant::now();
     cluster
         .until("the empty replica takes part", WHOLE * 4, |statuses| {
             statuses[victim].as_ref().is_some_and(|status| status.ready)
         })
         .await;
-    let took = began.elapsed();
-    let meanwhile = watch.take(took);
+    let ready = Instant::now();
     sleep(BEFORE).await;
-    let after = watch.take(BEFORE);
+    let end = Instant::now();
+    let times = watch.times.take();
+    let seen = |from, to| Seen::between(&times, from, to);
+    Phases {
+        up: answers - revived,
+        took: ready - revived,
+        before: seen(began, began + BEFORE),
+        dead: seen(killed, revived),
+        starting: seen(revived, answers),
+        transfer: seen(answers, ready),
+        whole: seen(revived, ready),
+        after: seen(ready, end),
+    }
+}
+
+async fn one_size(size: usize) {
+    let memory = (size + size / 2).max(64 << 20) + (64 << 20);
+    let mut settings = vec![
+        ("log-level", "info".to_owned()),
+        ("memory", format!("{memory}B")),
+    ];
+    if let Some(mebibytes) = setting("VSR_HARNESS_TRANSFER_MIB") {
+        settings.push(("transfer-rate", format!("{mebibytes}MiB")));
+    }
+    let cluster = Cluster::start_plain("recovery", 3, &settings).await;
+    fill(&cluster, size).await;
+    let plain = plain_stream(1 << 30);
+    let touch = plain_touch(memory);
+    let (primary, _) = cluster.primary().await.expect("a whole cluster");
+    let victim = (primary + 1) % 3;
+    let spared: Vec<usize> = (0..3).filter(|replica| *replica != victim).collect();
+    let watch = Rc::new(Watch::default());
+    let tasks = clients(&cluster, &spared, &watch);
+    let phases = watched(&cluster, victim, &watch).await;
     watch.stop.set(true);
     for task in tasks {
         task.await.expect("no client panics");
     }
-    report(
-        size,
-        (up, took),
-        plain,
-        [&before, &dead, &meanwhile, &after],
-    );
+    report(size, memory, plain, touch, &phases);
     cluster.end().await;
 }
 
-fn report(size: usize, (up, took): (Duration, Duration), plain: f64, seen: [&Seen; 4]) {
-    let [before, dead, now, after] = seen;
-    let (speed, gibi) = (size as f64 / (took - up).as_secs_f64(), (1u64 << 30) as f64);
+fn report(size: usize, memory: usize, plain: f64, touch: Duration, phases: &Phases) {
+    let gibi = (1u64 << 30) as f64;
+    let &Phases { up, took, .. } = phases;
+    let before = &phases.before;
+    let speed = size as f64 / (took - up).as_secs_f64();
     say(&format!(
-        "{:>5} MiB  {took:>7.2?} (of it {up:.2?} until the process answers)  {:.2} GiB/s, {:.0} % of a plain \
-         stream ({:.2} GiB/s)   clients: {:.0}/s -> {:.0}/s ({:.0} %) -> {:.0}/s, p99 {:.1?} -> {:.1?} -> {:.1?}",
+        "{:>5} MiB  {took:>7.2?} = {up:.2?} until the process answers ({touch:.2?} to touch an arena of {} MiB) \
+         + {:.2?} of transfer: {:.2} GiB/s, {:.0} % of a plain stream ({:.2} GiB/s)",
         size >> 20,
+        memory >> 20,
+        took - up,
         speed / gibi,
         100.0 * speed / plain,
         plain / gibi,
-        before.rate,
-        now.rate,
-        100.0 * now.rate / before.rate,
-        after.rate,
-        before.p99,
-        now.p99,
-        after.p99,
     ));
     say(&format!(
-        "           one dead: {:.0}/s ({:.0} %), p99 {:.1?}, slices of {SLICE:?}: {:?}",
-        dead.rate,
-        100.0 * dead.rate / before.rate,
-        dead.p99,
-        dead.slices
+        "           before       {:.0}/s, p99 {:.1?}",
+        before.rate, before.p99
     ));
-    say(&format!(
-        "           recovering in slices of {SLICE:?}: {:?}",
-        now.slices
-    ));
+    for (phase, seen) in [
+        ("one dead", &phases.dead),
+        ("starting", &phases.starting),
+        ("transfer", &phases.transfer),
+        ("both", &phases.whole),
+        ("after", &phases.after),
+    ] {
+        let seen = seen.against(before);
+        say(&format!("           {phase:<12} {seen}"));
+    }
+    for (phase, seen) in [
+        ("one dead", &phases.dead),
+        ("starting", &phases.starting),
+        ("transfer", &phases.transfer),
+    ] {
+        say(&format!(
+            "           {phase:<12} in slices of {SLICE:?}: {:?}",
+            seen.slices
+        ));
+    }
 }
 
-/// `VSR_HARNESS_MIB` measures one size instead of 0, 256 and 1024 MiB.
+/// `VSR_HARNESS_MIB` measures one size instead of 0, 256 and 1024 MiB, `VSR_HARNESS_TRANSFER_MIB` with
+/// another rate than the default.
 #[test]
 #[ignore = "a measurement that takes gigabytes, for a release build on a calm machine"]
 fn times_by_size() {

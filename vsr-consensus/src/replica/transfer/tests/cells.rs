@@ -21,7 +21,12 @@ pub(super) struct Cells {
     changed: Box<[Op]>,
     sum: u128,
     installing: Option<u64>,
+    /// How often it was asked to verify some of an image since the last chunk.
+    verified: u32,
 }
+
+/// In so many steps an image is verified.
+pub(super) const STEPS: u32 = 5;
 
 fn number(index: usize, value: u64) -> u128 {
     let seed = mix(index as u64 ^ mix(value));
@@ -37,9 +42,21 @@ impl Cells {
             cells,
             sum: 0,
             installing: None,
+            verified: 0,
         };
         made.sum = made.recomputed();
         made
+    }
+
+    /// Flips a bit and tells nobody; returns the chunk that is bad now.
+    pub(super) fn flip(&mut self, index: u64) -> u64 {
+        self.cells[index as usize] ^= 1 << 17;
+        index / CELLS_PER_CHUNK as u64
+    }
+
+    /// Whether the digest is that of the cells.
+    pub(super) fn is_sound(&self) -> bool {
+        self.sum == self.recomputed()
     }
 
     fn recomputed(&self) -> u128 {
@@ -142,11 +159,18 @@ impl StateMachine for Cells {
         let cells = &mut self.cells[start..start + count];
         bytemuck::cast_slice_mut(cells).copy_from_slice(bytes);
         self.changed[chunk as usize] = Op::new(u64::MAX);
+        self.verified = 0;
         Ok(())
+    }
+
+    fn image_verify(&mut self, _: usize) -> Result<bool, ImageError> {
+        self.verified += 1;
+        Ok(self.verified >= STEPS)
     }
 
     fn image_finish(&mut self, at: Op) -> Result<(), ImageError> {
         let chunks = self.installing.take().ok_or(ImageError::Invalid)?;
+        assert!(self.verified >= STEPS, "verified first, step by step");
         for changed in &mut self.changed {
             if changed.raw() == u64::MAX {
                 *changed = at;

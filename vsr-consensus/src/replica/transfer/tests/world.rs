@@ -11,7 +11,7 @@ use vsr_types::body::BootNonces;
 use vsr_types::message::{self, InitAck, InitCommit, InitPropose, Reply};
 use vsr_types::{
     ClientId, ClusterId, Command, Digest, Epoch, Frame, HEADER_SIZE, Header, Instant, MemberId,
-    Message, Nonce, Now, Operation, ReplicaIndex, RequestHeader, RequestNumber, SessionNumber,
+    Message, Nonce, Now, Op, Operation, ReplicaIndex, RequestHeader, RequestNumber, SessionNumber,
     Timestamp,
 };
 
@@ -56,6 +56,8 @@ pub(super) struct World {
     now: Now,
     random: Random,
     pub(super) frames_per_turn: usize,
+    /// How many cells the load writes to.
+    pub(super) cells: u64,
     pub(super) served: u64,
     pub(super) tamper: Option<Tamper>,
     /// Answers with state lie about themselves, in sound frames.
@@ -143,6 +145,7 @@ impl World {
             },
             random: Random::new(5),
             frames_per_turn: usize::MAX,
+            cells: 9000,
             served: 0,
             tamper: None,
             garble: false,
@@ -207,16 +210,43 @@ impl World {
         } else {
             let _ = replica.step(now, input, &mut exit);
         }
+        self.post(at, &mut exit);
+        for reply in &exit.clients {
+            Self::on_reply(&mut self.clients, &mut self.served, reply);
+        }
+        exit
+    }
+
+    /// Puts what a replica sends to others on the wires.
+    fn post(&mut self, at: u8, exit: &mut Exit) {
         for (to, bytes) in exit.peers.drain(..) {
             let is_cut = self.cut.contains(&(at, to));
             if !is_cut {
                 self.wires.entry((at, to)).or_default().push_back(bytes);
             }
         }
-        for reply in &exit.clients {
-            Self::on_reply(&mut self.clients, &mut self.served, reply);
-        }
-        exit
+    }
+
+    /// A check of a replica's own has found these chunks of its image to be bad.
+    pub(super) fn repair_state(&mut self, at: u8, chunks: &[u64]) -> bool {
+        let mut exit = Exit {
+            peers: Vec::new(),
+            clients: Vec::new(),
+            sender: Vec::new(),
+        };
+        let replica = &mut self.replicas[usize::from(at)];
+        let begun = replica.repair_state(chunks, &mut exit);
+        replica.seal();
+        self.post(at, &mut exit);
+        begun
+    }
+
+    /// Flips a bit in a cell of a replica's state; returns which chunk of the image is bad now.
+    pub(super) fn flip(&mut self, at: u8, cell: u64) -> u64 {
+        let replica = &mut self.replicas[usize::from(at)];
+        let chunk = replica.machine.flip(cell);
+        assert!(!replica.machine.is_sound(), "a bit counts");
+        replica.chunk_of_machine(chunk)
     }
 
     fn on_reply(clients: &mut [Client], served: &mut u64, bytes: &[u8]) {
@@ -489,10 +519,23 @@ impl World {
     pub(super) fn load(&mut self) {
         for client in 0..self.clients.len() {
             if !self.clients[client].waiting {
-                let (index, value) = (self.random.next() % 9000, self.random.next());
+                let (index, value) = (self.random.next() % self.cells, self.random.next());
                 self.begin_write(client, index, value);
             }
         }
+    }
+
+    /// A replica says that it cannot catch up with what follows `since`.
+    pub(super) fn ask_to_go_slowly(&mut self, from: u8, to: u8, since: Op) {
+        let word = message::GetState {
+            question: 0,
+            since,
+            at_least: since,
+            from: 0,
+            count: 0,
+            wish: message::STATE_SLOWLY,
+        };
+        self.forge(from, to, word, &[]);
     }
 
     pub(super) fn forge<M: Message>(&mut self, from: u8, to: u8, fields: M, body: &[u8]) {
