@@ -182,6 +182,7 @@ fn marks_of<M: Simulated>(world: &World<M>) -> Marks {
         ("streams cut within a frame", world.streams.cut),
         ("streams broken", world.streams.broken),
         ("superseded", stats.superseded),
+        ("beyond f because superseded", stats.outdone),
         ("restarts while a cluster was formed", stats.vanished),
         ("clusters that were stillborn", stats.stillborn),
         ("frames replayed where they hurt", stats.spites),

@@ -24,6 +24,8 @@ const QUIET_WITHIN: Time = 30 * SECOND;
 const HEALED_WITHIN: Time = 60 * SECOND;
 /// How long nothing may change before the cluster counts as quiet.
 const QUIET_FOR: Time = SECOND;
+/// How often an operator proposes again to who has agreed to something else.
+const FORMED_AFTER: u32 = 3;
 /// How many answers a client in reach must get.
 const SERVED_TIMES: u64 = 2;
 
@@ -48,26 +50,26 @@ impl<M: Simulated> World<M> {
             return self.expect_halt();
         };
         self.liveness(core)?;
+        if self.lost_to_attempts() > 0 && self.failed() > self.plan.failures_survived() {
+            // Nobody can recover from those who are left.
+            return Ok(());
+        }
         self.heal()
     }
 
-    /// Forms the cluster as an operator's tool does.
+    /// Forms the cluster as an operator's tool does: the word goes out when everybody has agreed. Whoever
+    /// has agreed to another proposal just now is asked again when that is over.
     pub(crate) fn form(&mut self) -> Checked {
-        let (cluster, token) = (self.cluster, Nonce::new(0x70CE));
-        let mut header = Header::new(InitPropose {
-            cluster,
-            token,
-            reserved: 0,
-        });
-        header.seal(&[]);
-        self.tell_all(&header, &[])?;
-        let mut nonces: BootNonces = bytemuck::Zeroable::zeroed();
-        for (from, bytes) in core::mem::take(&mut self.mailbox) {
-            let frame = Frame::parse(&bytes, cluster).ok();
-            let ack = frame.and_then(|frame| frame.fields::<InitAck>().copied());
-            if let (Some(ack), Some(replica)) = (ack, from.as_replica()) {
-                nonces.nonces[replica] = ack.boot_nonce;
+        let cluster = self.cluster;
+        let token = Nonce::new(0x70CE);
+        let mut nonces = self.propose(token)?;
+        for _ in 0..FORMED_AFTER {
+            let missing = nonces.nonces[..self.places.len()].contains(&Nonce::ZERO);
+            if !missing {
+                break;
             }
+            self.run_until(self.now + 6 * SECOND, |_| false)?;
+            nonces = self.propose(token)?;
         }
         let mut header = Header::new(InitCommit {
             cluster,
@@ -86,6 +88,28 @@ impl<M: Simulated> World<M> {
             );
         }
         Ok(())
+    }
+
+    /// Asks everybody to form the cluster; returns the nonces of those who agree.
+    fn propose(&mut self, token: Nonce) -> Checked<BootNonces> {
+        let cluster = self.cluster;
+        self.mailbox.clear();
+        let mut header = Header::new(InitPropose {
+            cluster,
+            token,
+            reserved: 0,
+        });
+        header.seal(&[]);
+        self.tell_all(&header, &[])?;
+        let mut nonces: BootNonces = bytemuck::Zeroable::zeroed();
+        for (from, bytes) in core::mem::take(&mut self.mailbox) {
+            let frame = Frame::parse(&bytes, cluster).ok();
+            let ack = frame.and_then(|frame| frame.fields::<InitAck>().copied());
+            if let (Some(ack), Some(replica)) = (ack, from.as_replica()) {
+                nonces.nonces[replica] = ack.boot_nonce;
+            }
+        }
+        Ok(nonces)
     }
 
     fn tell_all(&mut self, header: &Header, body: &[u8]) -> Checked {
@@ -148,6 +172,13 @@ impl<M: Simulated> World<M> {
 
     /// More memories are lost than the cluster survives: nobody may be served.
     fn expect_halt(&mut self) -> Checked {
+        let unplanned = self.lost_to_attempts();
+        if !self.plan.classes.has(FaultClass::BeyondF)
+            && self.failed() - unplanned <= self.plan.failures_survived()
+        {
+            self.stats.outdone += 1;
+            return Ok(());
+        }
         ensure!(
             self.plan.classes.has(FaultClass::BeyondF),
             "the simulator keeps within f",
@@ -211,7 +242,12 @@ impl<M: Simulated> World<M> {
             let mut clients = world.clients.iter().zip(&before).take(sessions);
             clients.all(|(client, before)| client.served >= before + SERVED_TIMES)
         };
-        let served = self.run_until(began + SERVED_WITHIN, is_served)?;
+        let is_lost = |world: &Self| core & world.outdone != 0;
+        let over = |world: &Self| is_served(world) || is_lost(world);
+        let served = self.run_until(began + SERVED_WITHIN, over)?;
+        if is_lost(self) {
+            return self.go_on_without();
+        }
         ensure!(
             served,
             "a healed quorum serves everybody (I28)",
@@ -222,7 +258,11 @@ impl<M: Simulated> World<M> {
         self.stats.healed_to_served = self.now - began;
         self.phase = Phase::Quiet;
         let end = self.now + QUIET_WITHIN;
-        let quiet = self.run_until(end, |world| world.is_quiet(core))?;
+        let over = |world: &Self| world.is_quiet(core) || is_lost(world);
+        let quiet = self.run_until(end, over)?;
+        if is_lost(self) {
+            return self.go_on_without();
+        }
         ensure!(
             quiet,
             "a healed quorum comes to rest (I28)",
@@ -230,6 +270,14 @@ impl<M: Simulated> World<M> {
             self.differences(core)
         );
         Ok(())
+    }
+
+    /// A healed replica has lost its memory since, by no fault of this run: others are healed.
+    fn go_on_without(&mut self) -> Checked {
+        match self.choose_core() {
+            Some(core) => self.liveness(core),
+            None => self.expect_halt(),
+        }
     }
 
     fn unserved(&self, before: &[u64]) -> Vec<u16> {

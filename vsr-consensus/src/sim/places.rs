@@ -229,12 +229,20 @@ impl<M: Simulated> World<M> {
         let may_claim = self.is_sound(slot) && self.failed() < self.plan.failures_survived();
         self.end_process(index);
         if is_seat {
+            self.outdone |= 1 << slot;
             self.plan_restart(index, self.now + 1);
         } else if may_claim && self.phase == Phase::Safety && self.haunting.percent(30) {
             self.contest(slot);
             self.plan_restart(index, self.now + 1);
             self.last(Lasting::Double(slot), self.now + SECOND);
         }
+    }
+
+    /// How many replicas are without their memory because of what [`Self::outdone`] says.
+    pub(crate) fn lost_to_attempts(&self) -> u8 {
+        (0..self.places.len())
+            .filter(|&slot| self.outdone & (1 << slot) != 0 && !self.is_sound(slot))
+            .count() as u8
     }
 
     /// A process of this place asks for a number of its own.
@@ -263,6 +271,7 @@ impl<M: Simulated> World<M> {
             .iter()
             .all(|lived| *lived < incarnation);
         self.places[slot].lived.push(incarnation);
+        self.outdone &= !(1 << slot);
         if !is_newest {
             // It was overtaken while it got its memory back, and does not know yet.
             return Ok(());

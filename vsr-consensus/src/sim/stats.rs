@@ -32,6 +32,7 @@ pub(crate) struct Stats {
     pub(crate) healed_to_served: Time,
     pub(crate) halted: u64,
     pub(crate) superseded: u64,
+    pub(crate) outdone: u64,
     pub(crate) doubled: u64,
     pub(crate) outlived: u64,
     pub(crate) spites: u64,

@@ -118,6 +118,9 @@ pub(crate) struct World<M> {
     pub(crate) phase: Phase,
     /// Who is well while the phase is [`Phase::Liveness`].
     pub(crate) core: u8,
+    /// Whose process in the seat heard of a number that an attempt of its place had left somewhere, ended,
+    /// and has not recovered since: a failure that no fault of the plan's is (R0.2).
+    pub(crate) outdone: u8,
     /// What clients draw from.
     pub(crate) asking: Random,
     /// What processes draw from when they start.
@@ -171,6 +174,7 @@ impl<M: Simulated> World<M> {
             stats: Stats::default(),
             phase: Phase::Safety,
             core: u8::MAX,
+            outdone: 0,
             asking,
             booting: root.split(6),
             haunting: root.split(8),
