@@ -376,6 +376,18 @@ impl<S: StateMachine> Replica<S> {
         }
     }
 
+    /// Between views nobody gives state, and whoever has none cannot lead. As long as nothing was written
+    /// over this replica's own, it has one: what it lacks may be in the others' journals after all, if the
+    /// next primary says so. Otherwise two replicas that each miss one entry would let each other lead,
+    /// for ever.
+    pub(super) fn end_untouched_transfer(&mut self) {
+        let is_untouched = !self.transfer.copy.is_mixed;
+        let running = &mut self.transfer.running;
+        if is_untouched && running.is_some_and(|running| !running.mends) {
+            *running = None;
+        }
+    }
+
     /// When the deadline is wanted: a silence here, or the end of a hold at a donor.
     pub(super) fn transfer_deadline(&self) -> Option<Instant> {
         if self.can_verify()

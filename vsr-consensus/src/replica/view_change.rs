@@ -392,6 +392,7 @@ impl<S: StateMachine> Replica<S> {
         self.counters.count(Event::ViewsLeft);
         self.status = Status::ViewChange;
         self.view = view;
+        self.end_untouched_transfer();
         self.forget_leading();
         self.links.reset(self.now.monotonic);
         let now = self.now.monotonic;
