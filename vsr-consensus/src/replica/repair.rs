@@ -22,7 +22,7 @@ use alloc::vec;
 
 use bytemuck::Zeroable;
 use vsr_journal::ReadError;
-use vsr_types::message::{GetHeaders, GetPrepare, Headers};
+use vsr_types::message::{GetHeaders, GetPrepare, Headers, Prepare};
 use vsr_types::{
     Frame, HEADER_SIZE, Header, Identity, Instant, Nonce, Op, ReplicaIndex, Route, limits,
 };
@@ -431,9 +431,10 @@ impl<S: StateMachine> Replica<S> {
             return self.on_last_word(out);
         }
         self.admit_view(frame, out)?;
-        if !self.may_repair() || !self.is_evidence(headers.log_view) {
+        if !self.may_repair() {
             return Err(DropReason::WrongStatus);
         }
+        let is_evidence = self.is_evidence(headers.log_view);
         let count = frame.body().len() / HEADER_SIZE;
         if count == 0 || headers.from == Op::ZERO {
             return Err(DropReason::Malformed);
@@ -448,7 +449,14 @@ impl<S: StateMachine> Replica<S> {
         };
         let mut buffer = core::mem::take(&mut self.repair.headers);
         let read = read_headers(frame.body(), count as u64, head, false, &mut buffer);
-        let taken = read.map(|headers| self.take_evidence(headers));
+        let taken = read.map(|headers| {
+            let known = if is_evidence {
+                headers.len()
+            } else {
+                self.linked_to_inherited(headers)
+            };
+            self.take_evidence(&headers[..known])
+        });
         self.repair.headers = buffer;
         match taken {
             None => Err(DropReason::Malformed),
@@ -464,6 +472,18 @@ impl<S: StateMachine> Replica<S> {
                 Ok(())
             }
         }
+    }
+
+    /// How many of these headers, which are linked to each other, lead to one that this log begins its view
+    /// with: those belong to it, whoever sends them (R8.4). The log of a view that was never started may be
+    /// known to nobody else.
+    fn linked_to_inherited(&self, headers: &[Header]) -> usize {
+        let is_ours = |header: &Header| {
+            let op = header.fields::<Prepare>().map(|prepare| prepare.op);
+            let ours = op.and_then(|op| self.inherited.header(op));
+            ours.is_some_and(|ours| ours.identity() == header.identity())
+        };
+        headers.iter().rposition(is_ours).map_or(0, |last| last + 1)
     }
 
     /// Whether headers of the log of `log_view` tell what belongs to this replica's log.
