@@ -63,13 +63,30 @@ pub(crate) async fn all<T: DeserializeOwned + 'static>(
     topic: InspectTopic,
     argument: u64,
 ) -> Result<Vec<Answer<T>>, Failure> {
+    each(global, |global, endpoint| async move {
+        let value = inspect(&global, &endpoint, topic, argument).await?;
+        serde_json::from_value(value).map_err(|error| format!("unexpected answer: {error}"))
+    })
+    .await
+}
+
+/// Does `look` at all replicas at once; what became of it is in the order of the endpoints.
+///
+/// # Errors
+/// Only when a task of ours stops.
+pub(crate) async fn each<T, F>(
+    global: &Global,
+    mut look: impl FnMut(Global, String) -> F,
+) -> Result<Vec<Answer<T>>, Failure>
+where
+    T: 'static,
+    F: Future<Output = Result<T, String>> + 'static,
+{
     let ask = |endpoint: &String| {
-        let (global, endpoint) = (global.clone(), endpoint.clone());
+        let looks = look(global.clone(), endpoint.clone());
+        let endpoint = endpoint.clone();
         spawn_local(async move {
-            let value = inspect(&global, &endpoint, topic, argument).await;
-            let result = value.and_then(|value| {
-                serde_json::from_value(value).map_err(|error| format!("unexpected answer: {error}"))
-            });
+            let result = looks.await;
             Answer { endpoint, result }
         })
     };

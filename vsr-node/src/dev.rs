@@ -32,11 +32,20 @@ pub async fn run(
 ) -> Result<(), LocalError> {
     let members = members_from(base_port, usize::from(replicas))?;
     let mut cluster = LocalCluster::spawn(&program, "dev", members, &SETTINGS)?;
-    let formed = cluster.form().await?;
+    tokio::pin!(stop);
+    let formed = tokio::select! {
+        biased;
+        () = &mut stop => None,
+        formed = cluster.form() => Some(formed?),
+    };
+    let Some(formed) = formed else {
+        say("\nStopping before the cluster has formed.");
+        cluster.stop().await;
+        return Ok(());
+    };
     announce(&cluster, &formed.cluster.to_string());
     let mut started = vec![Instant::now(); usize::from(replicas)];
     let mut looks = interval(Duration::from_millis(500));
-    tokio::pin!(stop);
     loop {
         tokio::select! {
             // Ctrl-C reaches the children too: their ends are then no news.

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tokio::io::AsyncReadExt;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use vsr_net::init::InitError;
 use vsr_node::config::{self, Flags, LogFormat};
 use vsr_node::inspect::VERSION;
@@ -227,11 +227,18 @@ fn warn_of_misspelt_variables() {
 
 /// Resolves when a signal, or the end of standard input, asks for an orderly end. A second signal
 /// ends the process at once.
-async fn asked_to_stop(or_stdin: bool) {
+///
+/// Signals are caught from this call on, not from the first poll: whoever has read on the banner that
+/// this process is there may ask it to leave right away.
+fn asked_to_stop(or_stdin: bool) -> impl Future<Output = ()> {
     let signals = signal(SignalKind::terminate()).and_then(|terminate| {
         let interrupt = signal(SignalKind::interrupt())?;
         Ok((terminate, interrupt))
     });
+    wait_for(signals, or_stdin)
+}
+
+async fn wait_for(signals: io::Result<(Signal, Signal)>, or_stdin: bool) {
     let (mut terminate, mut interrupt) = match signals {
         Ok(signals) => signals,
         Err(error) => {

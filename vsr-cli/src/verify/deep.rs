@@ -10,7 +10,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::task::spawn_local;
 use vsr_net::Tool;
 use vsr_node::inspect::Chunks;
 use vsr_types::message::InspectTopic;
@@ -158,28 +157,15 @@ async fn ask_all(
     wanted: Option<&[u64]>,
 ) -> Result<Vec<Answer<Survey>>, Failure> {
     let mut known = known.into_iter();
-    let ask = |endpoint: &String| {
+    ask::each(global, |global, endpoint| {
         let survey = match known.next() {
             None => Ok(Survey::default()),
             Some(answer) => answer.result,
         };
-        let (global, endpoint) = (global.clone(), endpoint.clone());
         let wanted = wanted.map(<[u64]>::to_vec);
-        spawn_local(async move {
-            let result = match survey {
-                Ok(survey) => look(&global, &endpoint, survey, wanted).await,
-                failed => failed,
-            };
-            Answer { endpoint, result }
-        })
-    };
-    let questions: Vec<_> = global.endpoints.iter().map(ask).collect();
-    let mut answers = Vec::with_capacity(questions.len());
-    for question in questions {
-        let answer = question.await;
-        answers.push(answer.map_err(|error| Failure::new(format!("a task stopped: {error}")))?);
-    }
-    Ok(answers)
+        async move { look(&global, &endpoint, survey?, wanted).await }
+    })
+    .await
 }
 
 /// Asks one replica for the chunks of `wanted`, or for all of them.

@@ -470,10 +470,6 @@ impl<S: StateMachine> Replica<S> {
     pub(super) fn on_view_change_deadline(&mut self, out: &mut impl Outbox) {
         let now = self.now.monotonic;
         if self.can_start_view() {
-            // Bodies that were found damaged since they came are no longer present.
-            self.recount_held();
-        }
-        if self.can_start_view() {
             self.start_view(out);
             return;
         }

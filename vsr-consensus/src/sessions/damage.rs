@@ -177,16 +177,6 @@ impl Sessions {
                         self.note_lists();
                     }
                 }
-                Some(place) if place >= blocks => {
-                    bytes += size_of::<u32>();
-                    let place = place - blocks;
-                    let slot = self.index[place];
-                    let is_sound =
-                        slot == NONE || self.places.get(slot as usize) == Some(&(place as u32));
-                    if !is_sound {
-                        self.note_lists();
-                    }
-                }
                 Some(block) => {
                     bytes += size_of::<Link>();
                     self.verify_link(block as u32);

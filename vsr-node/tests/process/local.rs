@@ -4,9 +4,9 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::process::Stdio;
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::net::TcpStream;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::sleep;
 use vsr_node::inspect::Status;
 use vsr_node::local;
@@ -30,21 +30,22 @@ fn base_port(replicas: u16) -> u16 {
         .expect("free ports")
 }
 
-async fn dev(base_port: u16) -> Child {
+/// `vsr-node dev` with these arguments, and what it says.
+fn spawn_dev(base_port: u16, arguments: &[&str]) -> (Child, Lines<BufReader<ChildStdout>>) {
     let mut child = Command::new(program())
-        .args([
-            "dev",
-            "--replicas",
-            "1",
-            "--base-port",
-            &base_port.to_string(),
-        ])
+        .args(["dev", "--base-port", &base_port.to_string()])
+        .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
         .expect("started");
-    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    (child, lines)
+}
+
+async fn dev(base_port: u16) -> Child {
+    let (child, mut lines) = spawn_dev(base_port, &["--replicas", "1"]);
     let mut said = String::new();
     while let Some(line) = lines.next_line().await.expect("text") {
         said.push_str(&line);
@@ -85,14 +86,7 @@ fn dev_serves_until_it_is_asked_to_stop_and_takes_its_children_along() {
 fn dev_starts_a_killed_replica_again_and_it_recovers() {
     run(async {
         let port = base_port(3);
-        let mut child = Command::new(program())
-            .args(["dev", "--base-port", &port.to_string()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("started");
-        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let (mut child, mut lines) = spawn_dev(port, &[]);
         let mut processes = Vec::new();
         while let Some(line) = lines.next_line().await.expect("text") {
             if line.starts_with("  R") {
