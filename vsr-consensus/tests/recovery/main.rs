@@ -24,5 +24,6 @@ mod clock;
 mod elections;
 mod primaries;
 mod promises;
+mod topology;
 mod twins;
 mod votes;
