@@ -88,3 +88,47 @@ fn who_is_furthest_and_half_deaf_is_not_waited_for_in_every_round() {
     assert!(slowest < millis(1500), "{slowest:?}");
     println!("SLOWEST {slowest:?}");
 }
+
+/// R1 and R2 were away. R1 is to lead view 1 and installs its log, but the headers below what the votes
+/// carry do not reach it, and the view never starts: nobody else's log is of view 1. R2, which is to lead
+/// view 2, begins with R1's log and can only ask replicas whose logs are of view 0.
+#[test]
+fn headers_that_lead_to_a_log_of_a_view_that_never_started_are_taken_from_anybody() {
+    let mut cluster = Cluster::formed_with(5, |settings| {
+        settings.pipeline = 2;
+        settings.chain = false;
+    });
+    cluster.register(1);
+    cluster.pass(millis(30));
+    set_cut(&mut cluster, 1, &[0, 2, 3, 4], true);
+    set_cut(&mut cluster, 2, &[0, 3, 4], true);
+    let served = |cluster: &Cluster| !cluster.clients[1].waiting;
+    for i in 0..6 {
+        cluster.request_at(1, 0, &format!("add {i}"));
+        assert!(cluster.wait(millis(1000), served));
+    }
+    cluster.pass(millis(60));
+    cluster.crash(0);
+    set_cut(&mut cluster, 1, &[3, 4], false);
+    for donor in [3, 4].map(Node::Replica) {
+        let lost = [Command::Headers, Command::Prepare];
+        let lost = lost.map(|command| (donor, Node::Replica(1), command));
+        cluster.net.lose.extend(lost);
+    }
+    let takes_over = |cluster: &Cluster| cluster.status(1) == PeerStatus::ViewChange;
+    assert!(cluster.wait(millis(2000), takes_over), "the others vote");
+    cluster.pass(millis(30));
+    let report = cluster.replicas[1].report();
+    assert_eq!(report.view.raw(), 1);
+    assert_eq!(report.status, PeerStatus::ViewChange, "headers are missing");
+    set_cut(&mut cluster, 1, &[3, 4], true);
+    set_cut(&mut cluster, 1, &[2], false);
+    set_cut(&mut cluster, 2, &[3, 4], false);
+    let leads = |cluster: &Cluster| {
+        let report = cluster.replicas[2].report();
+        report.status == PeerStatus::Normal && report.primary.raw() == 2
+    };
+    assert!(cluster.wait(millis(2000), leads), "R2 leads");
+    assert_eq!(cluster.replicas[2].report().view.raw(), 2, "at once");
+    assert_eq!(cluster.op(2), cluster.op(3), "with all of the log");
+}
