@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use vsr_consensus::OnOpMax;
 use vsr_consensus::sim::{Faults, Options};
 
 use crate::output::Format;
@@ -72,6 +73,18 @@ pub(crate) enum Command {
     /// Succeeds only when every listed replica is up and blank; otherwise nothing is changed and the
     /// exit code is 3.
     Init,
+    /// Write the cluster's state to a file, while it serves
+    ///
+    /// The state is the one after some op that was executed after the command began: whatever was
+    /// acknowledged before is in it. A backup gives it, if there is one. Needs a majority of the
+    /// replicas, or --accept-loss.
+    Export(ExportArgs),
+    /// Form a new cluster from blank replicas, which begins with the state in a file
+    ///
+    /// As init: every listed replica must be up and blank, with the --memory and --sessions of the cluster
+    /// that the file is from; otherwise nothing is changed and the exit code is 3. The new cluster has an
+    /// id of its own. Sessions and their cached replies are part of the state.
+    Import(ImportArgs),
     /// One table of all replicas, with lag and digest
     Status(StatusArgs),
     /// Tell a script whether the cluster works: exit code 0 or 1
@@ -105,6 +118,37 @@ pub(crate) enum Command {
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
     },
+}
+
+/// See [`Command::Export`].
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// The file to write; a file of that name is not replaced unless --replace is given
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Which replica gives its state; the last backup of the chain if not given
+    #[arg(long, value_name = "REPLICA", value_parser = clap::value_parser!(u8).range(0..=6))]
+    pub(crate) from: Option<u8>,
+    /// How many bytes of state a second are asked for at most: clients are served by the same machines
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = units::size)]
+    pub(crate) rate: usize,
+    /// Take the state of fewer replicas than a majority: what was acknowledged last may be missing
+    #[arg(long)]
+    pub(crate) accept_loss: bool,
+    /// Replace a file of that name
+    #[arg(long)]
+    pub(crate) replace: bool,
+    /// Ask nobody: verify a file that was written, and tell what is in it
+    #[arg(long, conflicts_with_all = ["from", "accept_loss", "replace"])]
+    pub(crate) check: bool,
+}
+
+/// See [`Command::Import`].
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// The file, as export or an archive wrote it
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
 }
 
 /// See [`Command::Verify`].
@@ -193,7 +237,7 @@ pub(crate) struct InspectArgs {
 }
 
 /// What to look at.
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub(crate) enum InspectTarget {
     /// One op: its header and requests
     Op {
@@ -217,6 +261,13 @@ pub(crate) enum InspectTarget {
     Metrics,
     /// The route of the chain and what is known of its links
     Chain,
+    /// How far the scrubber is, what was found damaged in memory, and what became of it
+    Scrub,
+    /// A file with a state: what it is of, and whether it is sound; asks nobody
+    Image {
+        /// The file
+        file: PathBuf,
+    },
 }
 
 /// See [`Command::Bench`].
@@ -309,6 +360,12 @@ pub(crate) struct SimArgs {
     /// How many clients; drawn if not given
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) clients: Option<u16>,
+    /// How many ops an epoch has; drawn if not given, and mostly more than a run needs
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) op_max: Option<u64>,
+    /// What happens when they are used up, halt, reset or archive; drawn if not given
+    #[arg(long, value_name = "MODE", value_parser = on_op_max)]
+    pub(crate) on_op_max: Option<OnOpMax>,
     /// How many seeds are played at the same time; as many as there are cores if not given
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
     pub(crate) jobs: Option<u8>,
@@ -318,6 +375,12 @@ pub(crate) struct SimArgs {
     /// Look for a smaller run that breaks the same rule
     #[arg(long)]
     pub(crate) shrink: bool,
+}
+
+fn on_op_max(text: &str) -> Result<OnOpMax, String> {
+    let mut modes = OnOpMax::ALL.into_iter();
+    let found = modes.find(|mode| mode.name() == text);
+    found.ok_or_else(|| "must be halt, reset or archive".to_owned())
 }
 
 fn value_size(text: &str) -> Result<usize, String> {
@@ -416,6 +479,11 @@ mod tests {
             ("sim --faults loss,cosmic", "known are all, none, loss"),
             ("sim --replicas 8", "--replicas"),
             ("sim --ops 0", "--ops"),
+            ("export", "<FILE>"),
+            ("export file --from 9", "--from"),
+            ("export file --check --replace", "--check"),
+            ("import", "<FILE>"),
+            ("inspect image", "<FILE>"),
             ("frobnicate", "frobnicate"),
         ] {
             let error = parse(line).expect_err(line);

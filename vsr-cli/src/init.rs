@@ -21,7 +21,7 @@ pub(crate) async fn run(global: &Global, screen: Screen) -> Result<(), Failure> 
     }
 }
 
-fn report(formed: Formed) -> Report {
+pub(crate) fn report(formed: Formed) -> Report {
     let replicas = formed.replicas;
     let survives = replicas.saturating_sub(1) / 2;
     let failures = if survives == 1 { "failure" } else { "failures" };
@@ -42,7 +42,7 @@ fn report(formed: Formed) -> Report {
     }
 }
 
-fn failure(error: &InitError) -> Failure {
+pub(crate) fn failure(error: &InitError) -> Failure {
     let text = error.to_string();
     match error {
         InitError::Refused(_) => Failure::with(Exit::Refused, text)
@@ -52,6 +52,14 @@ fn failure(error: &InitError) -> Failure {
         InitError::Mismatch(_) => {
             Failure::new(text).next("name every replica of the --peers list once, with --endpoints")
         }
+        InitError::Source(_) => Failure::new(text).next(
+            "no cluster was formed; blank replicas may hold a part of the image: import another one, or \
+             restart them",
+        ),
+        InitError::NotBrought(_) => Failure::new(text).next(
+            "no cluster was formed; start what is missing and repeat `vsr-cli import`, which needs no \
+             restart of the others",
+        ),
         InitError::Unconfirmed { .. } => Failure::new(text).next("vsr-cli status"),
     }
 }

@@ -4,12 +4,15 @@
 //! plain fields of an object become a table of names and values, every list of objects a table of its
 //! own. A node that says more tomorrow needs no change here.
 
+mod limits;
+
 use serde_json::{Map, Value};
 use vsr_types::message::InspectTopic;
 
 use crate::args::{Global, InspectArgs, InspectTarget};
 use crate::ask::{self, Answer};
 use crate::failure::{Exit, Failure};
+use crate::image;
 use crate::output::{Block, Report, Screen};
 use crate::table::{Cell, Table, Tone};
 
@@ -22,7 +25,10 @@ pub(crate) async fn run(
     global: &Global,
     screen: Screen,
 ) -> Result<(), Failure> {
-    let (topic, argument) = question(args.topic);
+    let (topic, argument) = match &args.topic {
+        InspectTarget::Image { file } => return image::show(file, screen),
+        topic => question(topic),
+    };
     let endpoints = match args.replica {
         None => global.endpoints.as_slice(),
         Some(index) => match global.endpoints.get(index) {
@@ -41,7 +47,9 @@ pub(crate) async fn run(
         let result = ask::inspect(global, endpoint, topic, argument).await;
         if let Ok(json) = result {
             let mut blocks = vec![Block::Title(format!("as {endpoint} says"))];
-            lay_out(&json, &mut blocks);
+            if topic != InspectTopic::Limits || !limits::lay_out(&json, &mut blocks) {
+                lay_out(&json, &mut blocks);
+            }
             return Ok(screen.show(&Report { json, blocks })?);
         }
         answers.push(Answer {
@@ -52,15 +60,17 @@ pub(crate) async fn run(
     ask::somebody(&answers)
 }
 
-const fn question(target: InspectTarget) -> (InspectTopic, u64) {
+fn question(target: &InspectTarget) -> (InspectTopic, u64) {
     match target {
-        InspectTarget::Op { op } => (InspectTopic::Op, op),
-        InspectTarget::Log { count } => (InspectTopic::Log, count),
+        InspectTarget::Op { op } => (InspectTopic::Op, *op),
+        InspectTarget::Log { count } => (InspectTopic::Log, *count),
         InspectTarget::Sessions => (InspectTopic::Sessions, 0),
         InspectTarget::Config => (InspectTopic::Config, 0),
         InspectTarget::Limits => (InspectTopic::Limits, 0),
         InspectTarget::Metrics => (InspectTopic::Metrics, 0),
         InspectTarget::Chain => (InspectTopic::Chain, 0),
+        InspectTarget::Scrub => (InspectTopic::Scrub, 0),
+        InspectTarget::Image { .. } => unreachable!("a file is no replica's business"),
     }
 }
 

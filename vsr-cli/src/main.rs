@@ -9,8 +9,11 @@ mod args;
 mod ask;
 mod bench;
 mod call;
+mod export;
 mod failure;
 mod health;
+mod image;
+mod import;
 mod init;
 mod inspect;
 mod manual;
@@ -57,6 +60,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
     local.block_on(&runtime, async move {
         match command {
             Command::Init => init::run(&global, screen).await,
+            Command::Export(args) => export::run(&args, &global, screen).await,
+            Command::Import(args) => import::run(&args, &global, screen).await,
             Command::Status(args) => status::run(&args, &global, screen).await,
             Command::Health(args) => health::run(&args, &global, screen).await,
             Command::Ping(args) => ping::run(&args, &global, screen).await,

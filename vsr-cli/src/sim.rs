@@ -64,6 +64,8 @@ fn options(args: &SimArgs) -> Options {
         ops: args.ops,
         replicas: args.replicas,
         clients: args.clients,
+        op_max: args.op_max,
+        on_op_max: args.on_op_max,
         without: args.without,
         skip: args.skip.clone(),
         trace: args.trace.is_some(),
@@ -172,6 +174,8 @@ fn report(first: u64, summary: &Summary, took: Duration) -> Report {
     count("recoveries", summary.recovered);
     count("views", summary.views);
     count("clusters that lost a quorum, and halted", summary.halted);
+    count("epochs begun behind another", summary.rollovers);
+    count("archives of epochs", summary.archives);
     count("messages", summary.messages);
     count("events", summary.events);
     count("events per second", events_per_second);
@@ -224,6 +228,8 @@ fn to_json(first: u64, summary: &Summary, seconds: f64, events_per_second: u64) 
         "recovered": summary.recovered,
         "views": summary.views,
         "halted": summary.halted,
+        "rollovers": summary.rollovers,
+        "archives": summary.archives,
         "messages": summary.messages,
         "events": summary.events,
         "events_per_second": events_per_second,
@@ -253,6 +259,7 @@ fn broken(failure: &sim::Failure) -> Value {
 #[cfg(test)]
 mod tests {
     use clap::Parser as _;
+    use vsr_consensus::OnOpMax;
     use vsr_consensus::sim::{Faults, Plant};
 
     use super::*;
@@ -276,6 +283,8 @@ mod tests {
             skip: vec![3, 7],
             clients: Some(5),
             replicas: Some(3),
+            op_max: Some(7),
+            on_op_max: Some(OnOpMax::Reset),
             shrink: false,
             ..Options::new("all,-pause".parse().expect("kinds"))
         };

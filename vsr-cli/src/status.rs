@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use vsr_types::message::InspectTopic;
+use vsr_types::{Op, OpMax, limits};
 
 use crate::args::{Global, StatusArgs};
 use crate::ask::{self, Answer};
@@ -38,12 +39,74 @@ pub(crate) struct Status {
     pub(crate) op: u64,
     pub(crate) commit: u64,
     pub(crate) applied: u64,
+    pub(crate) sequence: Option<Sequence>,
+    pub(crate) epoch_end: EpochEnd,
     pub(crate) digest: Digest,
     pub(crate) in_flight: u64,
     pub(crate) peers: Vec<Peer>,
+    pub(crate) damage: Option<Damage>,
     /// Everything, for programs.
     #[serde(skip)]
     pub(crate) raw: Value,
+}
+
+/// Places in the whole sequence of ops, over all epochs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Sequence {
+    pub(crate) op: u64,
+    pub(crate) commit: u64,
+    pub(crate) applied: u64,
+}
+
+/// How far the epoch has come, and what happens when it ends.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct EpochEnd {
+    pub(crate) op_max: u64,
+    pub(crate) on_op_max: String,
+    pub(crate) ops_left: u64,
+    pub(crate) warning: String,
+    pub(crate) archive_due: Option<u64>,
+    pub(crate) archives: Option<Archives>,
+}
+
+/// What became of a node's archives.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Archives {
+    pub(crate) error: Option<String>,
+}
+
+impl Status {
+    /// What is compared and subtracted. A node that knows no epochs counts in the whole sequence.
+    pub(crate) fn sequence(&self) -> Sequence {
+        let (op, commit, applied) = (self.op, self.commit, self.applied);
+        self.sequence.unwrap_or(Sequence {
+            op,
+            commit,
+            applied,
+        })
+    }
+
+    /// What people see of `op`: its number, and its epoch in front where more than one may come.
+    fn shown(&self, op: u64) -> Cell {
+        match OpMax::new(self.epoch_end.op_max) {
+            Some(op_max) if op_max.raw() < limits::NUMBER_MAX => {
+                op_max.name(Op::new(op)).to_string().into()
+            }
+            _ => Cell::number(op),
+        }
+    }
+}
+
+/// What of a replica's memory is damaged.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Damage {
+    pub(crate) text: String,
+    pub(crate) seconds: f64,
+    pub(crate) unrepairable: bool,
 }
 
 /// What a replica fetches from the others.
@@ -140,7 +203,7 @@ pub(crate) fn report(answers: &[Answer<Status>]) -> Report {
     let known: Vec<&Status> = answers.iter().filter_map(Answer::get).collect();
     let newest = known
         .iter()
-        .map(|status| status.commit.max(status.applied))
+        .map(|status| status.sequence().commit.max(status.sequence().applied))
         .max()
         .unwrap_or(0);
     let diverged = diverged(&known);
@@ -165,12 +228,14 @@ pub(crate) fn report(answers: &[Answer<Status>]) -> Report {
     for (index, answer) in answers.iter().enumerate() {
         match &answer.result {
             Ok(status) => {
-                let lag = newest - status.applied.min(newest);
+                let lag = newest - status.sequence().applied.min(newest);
                 let suspect = suspected(&known, status.replica);
                 let bad_digest = diverged.contains(&status.digest.op);
                 table.row(row(status, &answer.endpoint, lag, suspect, bad_digest));
                 rows.push(to_json(status, &answer.endpoint, lag, suspect));
                 notes.extend(note(status));
+                notes.extend(damage_note(status));
+                notes.extend(epoch_note(status));
             }
             Err(why) => {
                 table.row(unreachable_row(index, &answer.endpoint));
@@ -216,6 +281,51 @@ fn note(status: &Status) -> Option<(String, Tone)> {
     let (took, bytes) = (units::time(seconds * 1e9), fetched(*bytes));
     let text = format!("R{replica}: its process recovered in {took}, up to op {op} ({bytes})");
     Some((text, Tone::Dim))
+}
+
+/// What there is to say of a primary's epoch: that it ends soon, that it is being archived, or cannot be.
+fn epoch_note(status: &Status) -> Option<(String, Tone)> {
+    if status.role != "primary" {
+        return None;
+    }
+    let end = &status.epoch_end;
+    let then = match end.on_op_max.as_str() {
+        "halt" => "then nothing can be written",
+        "archive" => "then the epoch is archived",
+        _ => "",
+    };
+    if let Some(epoch) = end.archive_due {
+        let error = end.archives.as_ref().and_then(|a| a.error.as_ref());
+        return Some(match error {
+            Some(error) => (
+                format!("epoch {epoch} cannot be archived, writes wait: {error}"),
+                Tone::Bad,
+            ),
+            None => (
+                format!("epoch {epoch} is being archived, writes wait"),
+                Tone::Warn,
+            ),
+        });
+    }
+    let is_close = matches!(end.warning.as_str(), "near" | "close");
+    let text = format!(
+        "{} of {} ops are left of the epoch, {then}",
+        end.ops_left, end.op_max
+    );
+    // Where the next epoch follows at once, that is nothing to worry about.
+    (is_close && !then.is_empty()).then_some((text, Tone::Warn))
+}
+
+/// What there is to say of a replica's memory: only when some of it is damaged.
+fn damage_note(status: &Status) -> Option<(String, Tone)> {
+    let Damage {
+        text,
+        seconds,
+        unrepairable,
+    } = status.damage.as_ref()?;
+    let tone = if *unrepairable { Tone::Bad } else { Tone::Warn };
+    let since = units::time(seconds * 1e9);
+    Some((format!("R{}: {text} (for {since})", status.replica), tone))
 }
 
 fn headline(answers: &[Answer<Status>], known: &[&Status]) -> String {
@@ -270,6 +380,7 @@ fn row(
     suspect: Option<bool>,
     bad_digest: bool,
 ) -> Vec<Cell> {
+    let sequence = status.sequence();
     let role = if status.role == "primary" {
         Tone::Strong
     } else {
@@ -306,9 +417,9 @@ fn row(
         Cell::toned(&status.status, health),
         Cell::number(status.view),
         Cell::number(status.view_changes),
-        Cell::number(status.op),
-        Cell::number(status.commit),
-        Cell::number(status.applied),
+        status.shown(sequence.op),
+        status.shown(sequence.commit),
+        status.shown(sequence.applied),
         Cell::number(lag).tone(if lag == 0 { Tone::Dim } else { Tone::Plain }),
         digest,
         Cell::number(status.in_flight),
@@ -475,6 +586,57 @@ cluster demo (00ff) | view 0, led by R0 | 2 of 3 replicas reachable
                 "{line} is not in\n{text}"
             );
         }
+    }
+
+    #[test]
+    fn short_epochs_are_shown_with_the_number_and_the_lag_is_that_of_the_whole_sequence() {
+        let in_epochs = |raw: &mut Value, op: u64, applied: u64| {
+            raw["epoch_end"] = json!({
+                "op_max": 100, "on_op_max": "halt", "ops_left": 3, "warning": "close",
+            });
+            raw["sequence"] = json!({"op": op, "commit": op, "applied": applied, "tail": 1});
+        };
+        let answers = [
+            answer(0, |raw| in_epochs(raw, 197, 197)),
+            answer(1, |raw| in_epochs(raw, 197, 95)),
+        ];
+        let text = text(&answers);
+        assert!(text.contains("1/97    1/97     1/97    0"), "{text}");
+        assert!(text.contains("1/97    1/97     0/95  102"), "{text}");
+        let line = "3 of 100 ops are left of the epoch, then nothing can be written";
+        assert!(text.contains(line), "{text}");
+    }
+
+    #[test]
+    fn an_archive_that_fails_is_said() {
+        let text = text(&[answer(0, |raw| {
+            raw["epoch_end"] = json!({
+                "op_max": 100, "on_op_max": "archive", "ops_left": 0, "warning": "full",
+                "archive_due": 4, "archives": {"error": "no space left"},
+            });
+        })]);
+        assert!(
+            text.contains("epoch 4 cannot be archived, writes wait: no space left"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn damage_is_told_below_the_table_and_sound_memory_is_not() {
+        let damaged = answer(1, |raw| {
+            raw["damage"] = json!({
+                "text": "damaged: state in chunk 35, after op 12: being fetched from R2",
+                "seconds": 1.5, "unrepairable": false, "places": [],
+            });
+        });
+        let text = text(&[answer(0, |_| {}), damaged]);
+        let line =
+            "R1: damaged: state in chunk 35, after op 12: being fetched from R2 (for 1.50 s)";
+        assert!(
+            text.lines().any(|found| found == line),
+            "{line} is not in\n{text}"
+        );
+        assert!(!text.contains("R0: "), "{text}");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use core::time::Duration;
 
-use vsr_types::{HEADER_SIZE, ReplicaIndex, limits};
+use vsr_types::{HEADER_SIZE, OpMax, ReplicaIndex, limits};
 
 /// The choices an operator may make, not yet validated. [`Settings::new`] holds the defaults.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,11 +44,40 @@ pub struct Settings {
     pub transfer_rate: u64,
     /// Whether prepares travel down the chain; otherwise the primary sends them to every backup.
     pub chain: bool,
-    /// The last op number (N22).
+    /// The last op number of an epoch (N22).
     pub op_max: u64,
+    /// What happens when it is reached.
+    pub on_op_max: OnOpMax,
     /// The rule that this replica does without: for tests of the tests.
     #[cfg(feature = "mutate")]
     pub mutant: Option<crate::Mutant>,
+}
+
+/// What a cluster does when an epoch's op numbers are used up (N22).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnOpMax {
+    /// It refuses operations, with a clear error, and goes on answering reads.
+    #[default]
+    Halt,
+    /// The next epoch begins at once.
+    Reset,
+    /// The next epoch begins when the primary's node has archived the state that the last one ended with.
+    Archive,
+}
+
+impl OnOpMax {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Halt, Self::Reset, Self::Archive];
+
+    /// Its name on a command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Halt => "halt",
+            Self::Reset => "reset",
+            Self::Archive => "archive",
+        }
+    }
 }
 
 /// The default of [`Settings::transfer_rate`].
@@ -84,6 +113,7 @@ impl Settings {
             transfer_rate: TRANSFER_RATE,
             chain: true,
             op_max: limits::NUMBER_MAX,
+            on_op_max: OnOpMax::Halt,
             #[cfg(feature = "mutate")]
             mutant: None,
         }
@@ -157,11 +187,9 @@ impl Settings {
             usize::try_from(self.transfer_rate).unwrap_or(usize::MAX),
             TRANSFER_RATE_MIN,
         )?;
-        at_least(
-            "op-max",
-            usize::try_from(self.op_max).unwrap_or(usize::MAX),
-            2 * self.pipeline,
-        )?;
+        let op_max = usize::try_from(self.op_max).unwrap_or(usize::MAX);
+        at_least("op-max", op_max, 1)?;
+        at_most("op-max", op_max, limits::NUMBER_MAX as usize)?;
         Ok(Config(self))
     }
 }
@@ -183,6 +211,16 @@ impl Config {
     #[must_use]
     pub const fn quorum(&self) -> u8 {
         self.0.replicas / 2 + 1
+    }
+
+    /// How ops are named.
+    ///
+    /// # Panics
+    /// Never: what is validated has an epoch of at least one op.
+    #[must_use]
+    #[inline]
+    pub const fn epochs(&self) -> OpMax {
+        OpMax::new(self.0.op_max).expect("validated")
     }
 
     /// The most prepares in flight, as the length of what may be undecided.
@@ -262,7 +300,7 @@ mod tests {
     #[test]
     fn each_wrong_field_is_named() {
         type Break = fn(&mut Settings);
-        let cases: [(&str, Break); 11] = [
+        let cases: [(&str, Break); 13] = [
             ("replicas", |s| s.replicas = 0),
             ("replicas", |s| s.replicas = 8),
             ("replica", |s| s.replica = ReplicaIndex::new(3)),
@@ -274,6 +312,8 @@ mod tests {
             ("sessions", |s| s.sessions = 0),
             ("view-timeout", |s| s.view_timeout = s.tick),
             ("transfer-rate", |s| s.transfer_rate = 0),
+            ("op-max", |s| s.op_max = 0),
+            ("op-max", |s| s.op_max = limits::NUMBER_MAX + 1),
         ];
         for (name, break_it) in cases {
             let mut broken = settings();

@@ -58,6 +58,10 @@ events! {
     DamagedStates => "damaged_states",
     /// Damaged states that were repaired.
     StatesRepaired => "states_repaired",
+    /// Damaged states in which every damaged place was overwritten by something new.
+    StatesOverwritten => "states_overwritten",
+    /// Times when no peer could give what is damaged of the state.
+    StatesUnrepaired => "states_unrepaired",
     /// Bytes that the scrubber looked at.
     ScrubbedBytes => "scrubbed_bytes",
     /// Rounds of the scrubber over everything.
@@ -116,6 +120,12 @@ events! {
     Undecided => "undecided",
     /// Planned hand-overs.
     HandedOver => "handed_over",
+    /// Messages of replicas whose log ends in an older epoch than this one's (R10.2).
+    OlderEpochs => "older_epochs",
+    /// Epochs whose end was executed here.
+    EpochsEnded => "epochs_ended",
+    /// Epochs whose end state this primary's node archived (R10.4).
+    EpochsArchived => "epochs_archived",
     /// Digests compared with another replica's and found equal.
     DigestsEqual => "digests_equal",
     /// Digests compared and found different.

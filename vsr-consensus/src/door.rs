@@ -1,7 +1,9 @@
 //! The replica's surroundings: what comes in, what goes out, and what is said about it.
 
-use vsr_types::{ClientId, Frame, Header, Instant, MemberId, Nonce, Op, ReplicaIndex, View};
+use vsr_types::{ClientId, Frame, Header, Instant, MemberId, Nonce, Op, OpMax, ReplicaIndex, View};
 use vsr_types::{ClusterId, Epoch, Incarnation, limits, message::PeerStatus};
+
+use crate::OnOpMax;
 
 /// What happened to the replica.
 #[derive(Clone, Copy, Debug)]
@@ -15,6 +17,11 @@ pub enum Input<'a> {
     /// The process is about to end: a primary hands over, so that nobody waits for a time-out (N25).
     /// Give it its deadlines until its report shows another view, or for as long as there is time.
     Leave,
+    /// The node has archived the state that `epoch` ended with, as [`Report::archive_due`] asked (R10.4).
+    Archived {
+        /// The epoch that was asked for.
+        epoch: Epoch,
+    },
 }
 
 /// What became of a message that was handed to an [`Outbox`].
@@ -92,7 +99,7 @@ reasons! {
     Inconsistent => "inconsistent",
     /// A process that says it lost its memory, in the place of one that was heard of just now (R6.2).
     StillAlive => "still_alive",
-    /// Another epoch.
+    /// The epoch is not that of the op that the message is about, or not the one that was asked for (R10.2).
     OtherEpoch => "other_epoch",
     /// An older view.
     OlderView => "older_view",
@@ -143,18 +150,71 @@ reasons! {
 /// Why a replica has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HaltReason {
-    /// A majority has another state digest at `op` than this replica, or no majority agrees (N16).
+    /// A majority has another state, or another log, at `op` than this replica (N16, R4.2). What it holds is
+    /// worth nothing: the driver ends the process, or makes a new replica with a new nonce, which recovers
+    /// from the others.
     Divergence {
         /// Where the digests differ.
         op: Op,
     },
-    /// The op numbers are used up and the operator chose to halt.
+    /// No majority agrees about `op`, so nobody can tell which replicas are right (N16, R4.2). This one
+    /// serves nobody and keeps what it holds, for people to look at: see
+    /// [`crate::Replica::divergence`]. It becomes [`Self::Divergence`] when a majority is seen to agree
+    /// without this replica.
+    NoMajority {
+        /// Where the digests differ.
+        op: Op,
+    },
+    /// The op numbers are used up: those of the epoch, and the operator chose to halt, or all there are.
     OpMax,
     /// A newer life of this replica is known to the others (R0.2): this process must end.
     Superseded,
     /// The numbers of the protocol are not what the replica wrote (R6.8). It says and does nothing any
     /// more: the driver ends the process, or makes a new replica with a new nonce, which recovers.
     Memory,
+}
+
+/// How close an epoch is to its end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum EpochWarning {
+    /// Less than nine tenths of its op numbers are used.
+    #[default]
+    None,
+    /// Nine tenths of them are.
+    Near,
+    /// Ninety-nine hundredths.
+    Close,
+    /// All of them.
+    Full,
+}
+
+impl EpochWarning {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::None, Self::Near, Self::Close, Self::Full];
+
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Near => "near",
+            Self::Close => "close",
+            Self::Full => "full",
+        }
+    }
+
+    /// With `left` ops left of `of`.
+    #[must_use]
+    pub const fn of(left: u64, of: u64) -> Self {
+        let hundredths = left as u128 * 100;
+        let of = of as u128;
+        match left {
+            0 => Self::Full,
+            _ if hundredths <= of => Self::Close,
+            _ if hundredths <= of * 10 => Self::Near,
+            _ => Self::None,
+        }
+    }
 }
 
 /// What a replica knows of another one.
@@ -193,8 +253,18 @@ pub struct Report {
     pub status: PeerStatus,
     /// Why it stopped, if it has.
     pub halted: Option<HaltReason>,
-    /// Its epoch.
+    /// How ops are named.
+    pub op_max: OpMax,
+    /// What happens when an epoch's numbers are used up.
+    pub on_op_max: OnOpMax,
+    /// The epoch of the last op in the log.
     pub epoch: Epoch,
+    /// How many ops that epoch has left.
+    pub ops_left: u64,
+    /// Whether that is worth a warning.
+    pub warning: EpochWarning,
+    /// The epoch that the node is to archive now; see [`crate::Input::Archived`].
+    pub archive_due: Option<Epoch>,
     /// Its view.
     pub view: View,
     /// Who leads that view.
@@ -217,4 +287,24 @@ pub struct Report {
     pub route: vsr_types::Route,
     /// What is known of the others, by index.
     pub peers: [PeerReport; limits::REPLICAS_MAX],
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warnings_come_in_time() {
+        let warning = |left| EpochWarning::of(left, 1_000);
+        assert_eq!(warning(1_000), EpochWarning::None);
+        assert_eq!(warning(101), EpochWarning::None);
+        assert_eq!(warning(100), EpochWarning::Near);
+        assert_eq!(warning(11), EpochWarning::Near);
+        assert_eq!(warning(10), EpochWarning::Close);
+        assert_eq!(warning(1), EpochWarning::Close);
+        assert_eq!(warning(0), EpochWarning::Full);
+        let most = limits::NUMBER_MAX;
+        assert_eq!(EpochWarning::of(most, most), EpochWarning::None);
+        assert!(EpochWarning::ALL.is_sorted());
+    }
 }

@@ -98,13 +98,19 @@ mod sessions;
 #[cfg(feature = "sim")]
 pub mod sim;
 
-pub use config::{Config, ConfigError, Settings};
+pub use config::{Config, ConfigError, OnOpMax, Settings};
 pub use counters::{Counters, Event};
-pub use door::{Boot, DropReason, HaltReason, Input, Outbox, Outcome, PeerReport, Report, Sent};
+pub use digests::DivergenceReport;
+pub use door::{
+    Boot, DropReason, EpochWarning, HaltReason, Input, Outbox, Outcome, PeerReport, Report, Sent,
+};
 pub use machine::{CHUNK_UNKNOWN, Context, ImageError, Refusal, Scrub, StateMachine};
 #[cfg(feature = "mutate")]
 pub use mutants::Mutant;
-#[cfg(feature = "sim")]
+#[cfg(feature = "flip")]
 pub use replica::Place;
-pub use replica::{RecoveryPhase, RecoveryReport, Replica, ScrubReport, TransferReport};
+pub use replica::{
+    Finding, FindingKind, FindingTotals, FoundBy, RecoveryPhase, RecoveryReport, Remedy, Replica,
+    ScrubReport, TransferReport,
+};
 pub use sessions::SessionReport;

@@ -4,6 +4,7 @@
 //! executes them. Everything the machine may depend on comes in as an argument: a machine that reads
 //! a clock, a random source or the order of a hash table diverges, and the digests will say so.
 
+use vsr_types::message::ImageLayout;
 use vsr_types::{ClientId, Digest, Timestamp, ViewStamp};
 
 /// Where in the order of all things an operation is executed. There is no other source of time or
@@ -75,12 +76,25 @@ pub trait StateMachine {
     /// The digest of the whole state, kept up to date incrementally: O(bytes changed).
     fn digest(&self) -> Digest;
 
+    /// Whether [`Self::digest`] is that of what was written, whatever else is damaged: what puts a state
+    /// together is believed by it. A machine that keeps it beside its state says no when that is damaged; one
+    /// that computes it from the state must say no whenever that is.
+    fn is_digest_sound(&self) -> bool {
+        true
+    }
+
     /// How many chunks the image has now.
     fn image_chunks(&self) -> u64;
 
     /// The size of every chunk but the last, in bytes: at most a frame's body, and better 64 KiB, from where
     /// on checksums run at full speed.
     fn image_chunk_size(&self) -> usize;
+
+    /// What an image of this machine fits: machines with the same layout take each other's images. An
+    /// import compares it before anything is written.
+    fn image_layout(&self) -> ImageLayout {
+        ImageLayout::default()
+    }
 
     /// The op that last changed chunk `chunk`, or a later one; op 0 if none did. The state before op 1 is
     /// the same on every replica.

@@ -16,6 +16,8 @@
 //! - `drop_unheld`, `nack_faulty`: a quorum of votes meets the quorum of holders in one whose body is
 //!   good unless memory went bad as well, and then it must have gone bad in the very entry that only one
 //!   other voter could have shown; the scenarios of T20 arrange that.
+//! - `epoch_unchecked`: a primary stamps what it prepares with the right epoch, and replicas with other
+//!   names for ops do not talk to each other; only a forged message shows the lock.
 //! - `no_comparison`: states differ only when a machine is not deterministic or memory lies; the
 //!   simulator plants that, and then its own comparison is quicker than the replicas'.
 
@@ -94,6 +96,12 @@ mutants! {
     OldHeartbeats => "old_heartbeats",
     /// R4.2: digests and committed entries are not compared.
     NoComparison => "no_comparison",
+    /// R4.2: whose digest is outvoted goes on serving.
+    MinorityServes => "minority_serves",
+    /// R4.2: nobody tells of a digest that somebody else's differs from.
+    ContestUntold => "contest_untold",
+    /// R4.2: a replica that has lost its memory may still say who is right.
+    LostMayVote => "lost_may_vote",
     /// R4.3: a primary that hears nobody goes on.
     NeverAbdicate => "never_abdicate",
     /// R5.1: a single vote is enough to leave a view.
@@ -144,10 +152,28 @@ mutants! {
     InitNotBlank => "init_not_blank",
     /// R7.1: nonces are not compared when a cluster is formed.
     InitAnyNonce => "init_any_nonce",
+    /// R7.5: an image that was brought counts as verified.
+    ImportUnverified => "import_unverified",
+    /// R7.5: what an import has left behind counts as nothing.
+    LeftoversIgnored => "leftovers_ignored",
     /// R8.1: the ring wraps over what is not executed.
     WrapOver => "wrap_over",
     /// R8.3: on hearing of a newer view the log is cut to what is committed, and the view adopted.
     CutAndAdopt => "cut_and_adopt",
+    /// R10.1: a primary that is to halt at the last op goes on.
+    BorderIgnored => "border_ignored",
+    /// R10.2: a prepare has the epoch of the op before it.
+    HeadsEpoch => "heads_epoch",
+    /// R10.2: the epoch in a message is not compared with that of the op it is about.
+    EpochUnchecked => "epoch_unchecked",
+    /// R10.4: the log goes on before the state is archived.
+    ArchiveUnawaited => "archive_unawaited",
+    /// R10.4: a new primary takes for granted that the last one has archived.
+    ArchiveAssumed => "archive_assumed",
+    /// R10.4: the archive is made before everything is executed.
+    ArchiveEarly => "archive_early",
+    /// R10.5: a primary that waits for an archive is replaced.
+    WaitDeposes => "wait_deposes",
     /// R8.4: repair takes any entry for the op.
     RepairAny => "repair_any",
     /// R8.5: the image lacks the sessions.
@@ -172,6 +198,20 @@ mutants! {
     ScrubberOff => "scrubber_off",
     /// R14.3: what met damage is answered all the same.
     DamageAnswered => "damage_answered",
+    /// M2: what is executed is not verified.
+    ExecutionUnverified => "execution_unverified",
+    /// N17: entries of the session table are not verified.
+    SessionsUnverified => "sessions_unverified",
+    /// N17: cached replies are not verified.
+    RepliesUnverified => "replies_unverified",
+    /// N17: queries that wait are not verified.
+    QueriesUnverified => "queries_unverified",
+    /// N19: votes that wait are not verified.
+    VotesUnverified => "votes_unverified",
+    /// R14.2: chunks that are known to be damaged are given.
+    DamageGiven => "damage_given",
+    /// R14.4: damaged chunks are written before all of them are known to be had.
+    NothingProbed => "nothing_probed",
     /// N1: the machine is given the local clock.
     LocalClock => "local_clock",
 }

@@ -30,15 +30,17 @@ use alloc::vec;
 
 use bytemuck::{Pod, Zeroable};
 use static_assertions::const_assert_eq;
+use vsr_types::memory::{Level, Pool, touch};
 use vsr_types::{
     Checksum, ClientId, Digest, Epoch, Op, RequestNumber, SessionNumber, checksum,
     checksum_behind_first,
 };
 
+use crate::mutants::Mutant;
 use damage::Mark;
 pub(crate) use damage::Numbers;
 use image::Changes;
-pub(crate) use image::SessionsImage;
+pub(crate) use image::{CHUNK_SIZE, SessionsImage};
 use links::Link;
 use replies::{NO_BLOCK, Replies};
 
@@ -176,6 +178,8 @@ pub(crate) struct Sessions {
     /// Slots not in use, linked through `newer`.
     free: u32,
     count: usize,
+    /// The most there were.
+    most: usize,
     /// Open addressing with linear probing and backward-shift deletion (Knuth, vol. 3, 6.4 R).
     index: Box<[u32]>,
     /// Where in the index each slot is: what tells a flipped bit there from a client unknown.
@@ -186,6 +190,9 @@ pub(crate) struct Sessions {
     digest: u128,
     /// Damage that was met, until somebody asks.
     damage: Mark,
+    /// See [`Self::without`].
+    #[cfg(feature = "mutate")]
+    mutant: Option<Mutant>,
 }
 
 impl Sessions {
@@ -201,12 +208,43 @@ impl Sessions {
             newest: NONE,
             free: 0,
             count: 0,
+            most: 0,
             index: vec![NONE; Self::index_size(sessions)].into_boxed_slice(),
             places: vec![NONE; sessions].into_boxed_slice(),
             replies: Replies::new(reply_bytes),
             changes: Changes::new(sessions, reply_bytes),
             digest: 0,
             damage: Mark::default(),
+            #[cfg(feature = "mutate")]
+            mutant: None,
+        }
+    }
+
+    /// The broken table of a test that does without a rule.
+    #[cfg(feature = "mutate")]
+    pub(crate) const fn without(mut self, rule: Option<Mutant>) -> Self {
+        self.mutant = rule;
+        self
+    }
+
+    /// Whether this test build does without the rule.
+    #[cfg_attr(
+        not(feature = "mutate"),
+        expect(
+            clippy::unused_self,
+            reason = "a build without switches has nothing to look at"
+        )
+    )]
+    #[inline]
+    fn is_off(&self, rule: Mutant) -> bool {
+        #[cfg(feature = "mutate")]
+        {
+            self.mutant == Some(rule)
+        }
+        #[cfg(not(feature = "mutate"))]
+        {
+            let _ = rule;
+            false
         }
     }
 
@@ -215,13 +253,74 @@ impl Sessions {
         (sessions * 2).next_power_of_two()
     }
 
-    /// The bytes that a table of this size takes.
-    pub(crate) const fn memory(sessions: usize, reply_bytes: usize) -> usize {
-        sessions * (size_of::<Entry>() + size_of::<InFlight>() + size_of::<u32>())
-            + 2 * sessions * size_of::<Link>()
-            + Self::index_size(sessions) * size_of::<u32>()
-            + Replies::memory(reply_bytes)
-            + Changes::memory(sessions, reply_bytes)
+    /// What a table of this size allocates.
+    pub(crate) const fn pools(sessions: usize, reply_bytes: usize) -> [Pool; 4] {
+        let pool = Pool {
+            part: "sessions and replies",
+            name: "sessions",
+            purpose: "who asked last for what, in the order of that",
+            setting: "sessions",
+            unit: "sessions",
+            count: sessions,
+            size: size_of::<Entry>()
+                + size_of::<InFlight>()
+                + size_of::<u32>()
+                + 2 * size_of::<Link>(),
+            is_later: false,
+        };
+        let chunks = Changes::count(sessions, reply_bytes);
+        [
+            pool,
+            Pool {
+                name: "index of sessions",
+                purpose: "finds a client's session",
+                unit: "places",
+                count: Self::index_size(sessions),
+                size: size_of::<u32>(),
+                ..pool
+            },
+            Pool {
+                name: "cached replies",
+                purpose: "the last reply of every session, in chained blocks",
+                setting: "reply-size",
+                unit: "blocks",
+                count: Replies::blocks(reply_bytes),
+                size: Replies::BLOCK,
+                ..pool
+            },
+            Pool {
+                name: "changes of sessions",
+                purpose: "which op last changed each chunk of the image",
+                setting: "reply-size",
+                unit: "chunks",
+                count: chunks,
+                size: size_of::<Op>(),
+                ..pool
+            },
+        ]
+    }
+
+    /// How much of its pools is used.
+    pub(crate) const fn levels(&self) -> [Level; 4] {
+        let blocks = self.replies.next.len();
+        let chunks = self.image_chunks() as usize;
+        [
+            Level::new("sessions", self.count, self.most),
+            Level::new("index of sessions", self.count, self.most),
+            Level::new(
+                "cached replies",
+                blocks - self.replies.free_count,
+                blocks - self.replies.least_free,
+            ),
+            Level::new("changes of sessions", chunks, chunks),
+        ]
+    }
+
+    /// Touches what was allocated and not written to.
+    pub(crate) fn prefault(&mut self) {
+        assert!(self.most == 0, "nothing is stored yet");
+        touch(&mut self.replies.bytes);
+        touch(bytemuck::cast_slice_mut(&mut self.entries));
     }
 
     pub(crate) const fn count(&self) -> usize {
@@ -338,6 +437,7 @@ impl Sessions {
         self.index_insert(client, slot);
         self.link_newest(slot);
         self.count += 1;
+        self.most = self.most.max(self.count);
         Held { slot, entry }
     }
 
@@ -413,7 +513,9 @@ impl Sessions {
         let entry = self.entry(slot.0)?;
         let reply = &mut into[..entry.reply_size as usize];
         let is_read = self.replies.read(entry.reply_block, reply).is_some();
-        if !is_read || checksum(reply) != entry.reply_checksum {
+        let is_sound =
+            checksum(reply) == entry.reply_checksum || self.is_off(Mutant::RepliesUnverified);
+        if !is_read || !is_sound {
             self.note_reply(entry);
             return None;
         }
@@ -453,7 +555,7 @@ impl Sessions {
             self.note_lists();
             return None;
         };
-        if !entry.is_sound() {
+        if !entry.is_sound() && !self.is_off(Mutant::SessionsUnverified) {
             self.note_slot(slot);
             return None;
         }

@@ -2,7 +2,9 @@
 //!
 //! A counting allocator watches everything that `Replica::step` does, on whatever replica; the test's
 //! own network, which is full of vectors, is left out. The second test makes the state machine
-//! allocate once per operation and must see it: a test that cannot fail shows nothing.
+//! allocate once per operation and must see it: a test that cannot fail shows nothing. The first shows
+//! normal operation, the second everything else: view changes, planned and unplanned, recoveries, state
+//! transfers, laggards, scrubbing, and the repair of what it finds.
 
 mod support;
 
@@ -11,6 +13,7 @@ use std::time::Duration;
 
 use support::{Cluster, Ledger, Node};
 use vsr_consensus::{Event, Settings};
+use vsr_types::message::PeerStatus;
 
 thread_local! {
     static ALLOCATED: Cell<u64> = const { Cell::new(0) };
@@ -36,6 +39,7 @@ const fn millis(ms: u64) -> Duration {
 
 fn small(settings: &mut Settings) {
     settings.sessions = 8;
+    settings.scrub_period = millis(100);
     settings.journal_slots = 128;
 }
 
@@ -48,6 +52,7 @@ fn watched(allocates: bool) -> Cluster {
     };
     let mut cluster = Cluster::with_machines(3, small, machine);
     cluster.inside = inside;
+    cluster.reborn = Ledger::default;
     cluster.outside = outside;
     ALLOCATED.set(0);
     KEPT.set(0);
@@ -111,6 +116,131 @@ fn a_busy_day(cluster: &mut Cluster) {
     cluster.pass(millis(300));
 }
 
+/// Keeps clients busy for a while, whoever leads.
+fn load(cluster: &mut Cluster, rounds: u32) {
+    for round in 0..rounds {
+        for client in 4..12 {
+            if !cluster.client(client).waiting {
+                let to = (round % 3) as u8;
+                cluster.request_at(client, to, &"y".repeat(50 * usize::from(client)));
+            } else if round % 20 == 0 {
+                cluster.retry_at(client, (round / 20 % 3) as u8);
+            }
+        }
+        cluster.pass(millis(1));
+    }
+}
+
+fn until_all_are_normal(cluster: &mut Cluster) {
+    let is_whole = cluster.wait(millis(20_000), |cluster| {
+        let normal = |replica| cluster.status(replica) == PeerStatus::Normal;
+        (0..3).all(normal) && (1..3).all(|replica| cluster.applied(replica) == cluster.applied(0))
+    });
+    assert!(is_whole, "the cluster comes together again");
+}
+
+/// Everything else: what happens when replicas die, are cut off, leave, or have bad memory.
+fn a_bad_day(cluster: &mut Cluster) {
+    for client in 4..12 {
+        cluster.register(client);
+    }
+    load(cluster, 100);
+    // Each dies in turn, primaries among them, and comes back empty; the ring has moved on when it is
+    // away for long, and then it needs the whole state.
+    for (life, away) in [20, 400, 20, 400, 400, 20].into_iter().enumerate() {
+        let victim = (life % 3) as u8;
+        cluster.crash(victim);
+        load(cluster, away);
+        cluster.restart(victim);
+        load(cluster, 100);
+        until_all_are_normal(cluster);
+    }
+    // One is cut off until the ring has moved on, and returns with its memory.
+    for replica in 0..3_u8 {
+        cluster.stopped[usize::from(replica)] = true;
+        load(cluster, 400);
+        for (from, to) in cluster.net.between(None, Some(Node::Replica(replica))) {
+            cluster.net.link(from, to).queue.clear();
+        }
+        cluster.stopped[usize::from(replica)] = false;
+        load(cluster, 50);
+        until_all_are_normal(cluster);
+    }
+    // A planned one.
+    let primary = cluster.replicas[0].report().primary.raw();
+    cluster.leave(primary);
+    load(cluster, 100);
+    until_all_are_normal(cluster);
+    bad_memory(cluster);
+    load(cluster, 300);
+    until_all_are_normal(cluster);
+}
+
+/// Bits flip in the journal, the session table, the replies and the machine.
+#[cfg(feature = "sim")]
+fn bad_memory(cluster: &mut Cluster) {
+    use vsr_consensus::Place;
+    for round in 0..12 {
+        let replica = round % 3;
+        let op = vsr_types::Op::new(cluster.op(replica as u8).saturating_sub(3));
+        let place = match round / 3 {
+            0 => Place::Slot(op, 0),
+            1 => Place::Body(op),
+            2 => Place::Sessions,
+            _ => Place::Replies,
+        };
+        assert!(
+            cluster.replicas[replica].flip(place, 100 + round),
+            "{place:?}"
+        );
+        load(cluster, 300);
+        until_all_are_normal(cluster);
+    }
+}
+
+#[cfg(not(feature = "sim"))]
+fn bad_memory(_: &mut Cluster) {}
+
+#[test]
+fn nothing_is_allocated_or_freed_when_replicas_die_lag_leave_and_have_bad_memory() {
+    let mut cluster = watched(false);
+    a_bad_day(&mut cluster);
+    let mut happened = vec![
+        Event::ViewsLeft,
+        Event::ViewsStarted,
+        Event::ViewsFollowed,
+        Event::HandedOver,
+        Event::RepairsAsked,
+        Event::RepairsGiven,
+        Event::TransfersFinished,
+        Event::StateChunksTaken,
+        Event::StateChunksGiven,
+        Event::ScrubRounds,
+    ];
+    if cfg!(feature = "sim") {
+        happened.extend([
+            Event::CopiesMended,
+            Event::EntriesRepaired,
+            Event::StatesRepaired,
+        ]);
+    }
+    // Counters are those of each replica's last life: what is asked for came after that.
+    for event in happened {
+        let sum: u64 = cluster
+            .replicas
+            .iter()
+            .map(|r| r.counters().of(event))
+            .sum();
+        assert!(sum > 0, "the day had no {}", event.name());
+    }
+    assert!(STEPS.get() > 10_000, "{} steps", STEPS.get());
+    assert_eq!(
+        (ALLOCATED.get(), KEPT.get()),
+        (0, 0),
+        "allocations, and those not freed again"
+    );
+}
+
 #[test]
 fn nothing_is_allocated_or_freed_after_start() {
     let mut cluster = watched(false);
@@ -142,6 +272,35 @@ fn nothing_is_allocated_or_freed_after_start() {
         (0, 0),
         "allocations, and those not freed again"
     );
+}
+
+#[test]
+fn allocations_for_chunks_and_scrubbing_do_not_stay_unseen() {
+    let mut cluster = watched(false);
+    cluster.reborn = || {
+        let mut ledger = Ledger::default();
+        ledger.allocates_for_images = true;
+        ledger
+    };
+    for client in 4..12 {
+        cluster.register(client);
+    }
+    load(&mut cluster, 100);
+    assert_eq!(ALLOCATED.get(), 0, "nobody has died yet");
+    cluster.crash(2);
+    load(&mut cluster, 400);
+    cluster.restart(2);
+    load(&mut cluster, 100);
+    until_all_are_normal(&mut cluster);
+    let taken = cluster.replicas[2].counters().of(Event::StateChunksTaken);
+    assert!(
+        taken > 0 && ALLOCATED.get() >= taken,
+        "{} for {taken} chunks",
+        ALLOCATED.get()
+    );
+    let before = ALLOCATED.get();
+    cluster.pass(millis(300));
+    assert!(ALLOCATED.get() > before, "the scrubber's are seen too");
 }
 
 #[test]

@@ -6,10 +6,11 @@
 
 use alloc::{boxed::Box, vec};
 
+use vsr_types::memory::{Level, Pool};
 use vsr_types::{Header, Identity, Op, message::Prepare};
 
 use crate::SlotState;
-use crate::ring::{Position, Ring};
+use crate::ring::{LINE_SIZE, Position, Ring};
 use crate::slot::{Place, Slot, Stored, fresh_header, is_header_of};
 
 /// Why an entry cannot be read.
@@ -54,6 +55,9 @@ pub struct Journal {
     tail_at: Position,
     /// The position in the ring behind the head's body.
     end: Position,
+    /// The most slots that were held, and bytes of the ring that were written, before the head was last
+    /// moved back: otherwise both only grow.
+    most: (usize, usize),
 }
 
 impl core::fmt::Debug for Journal {
@@ -89,6 +93,7 @@ impl Journal {
             tail: Op::ZERO.next(),
             tail_at: Position::FIRST,
             end: Position::FIRST,
+            most: (0, 0),
         }
     }
 
@@ -96,6 +101,68 @@ impl Journal {
     #[must_use]
     pub const fn memory(slots: usize, bytes: usize) -> usize {
         2 * slots * (size_of::<Header>() + size_of::<Place>()) + Ring::memory(bytes)
+    }
+
+    /// The same, pool by pool.
+    #[must_use]
+    pub const fn pools(slots: usize, bytes: usize) -> [Pool; 2] {
+        let pool = Pool {
+            part: "journal",
+            name: "journal headers",
+            purpose: "header and place of every entry, both twice",
+            setting: "journal-slots",
+            unit: "slots",
+            count: slots,
+            size: 2 * (size_of::<Header>() + size_of::<Place>()),
+            is_later: false,
+        };
+        [
+            pool,
+            Pool {
+                name: "journal bodies",
+                purpose: "a ring with the operations of every entry",
+                setting: "journal-size",
+                unit: "bytes",
+                count: Ring::memory(bytes),
+                size: 1,
+                ..pool
+            },
+        ]
+    }
+
+    /// How much of its pools is used.
+    #[must_use]
+    pub fn levels(&self) -> [Level; 2] {
+        let (slots, written) = self.reached();
+        [
+            Level::new("journal headers", slots, self.most.0),
+            Level::new(
+                "journal bodies",
+                self.bytes_used(),
+                self.most.1.max(written),
+            ),
+        ]
+    }
+
+    /// How many slots are held, and how many bytes of the ring have been written since its beginning.
+    const fn reached(&self) -> (usize, usize) {
+        let held = self.head.next().raw().saturating_sub(self.oldest.raw()) as usize;
+        let written = match self.end.lap {
+            0 => self.end.line as usize * LINE_SIZE,
+            _ => self.ring.capacity(),
+        };
+        (held, written)
+    }
+
+    /// The head is about to move back.
+    const fn note_reached(&mut self) {
+        let (held, written) = self.reached();
+        if held > self.most.0 {
+            self.most.0 = held;
+        }
+        if written > self.most.1 {
+            self.most.1 = written;
+        }
     }
 
     /// How many headers it holds at most.
@@ -126,6 +193,7 @@ impl Journal {
     /// Marks and remains of earlier entries stay in the slots and are honoured when the very same
     /// entry comes back (see [`Self::append_header`]).
     pub fn reset(&mut self, head: Op) {
+        self.note_reached();
         self.head = head;
         self.oldest = head.next();
         self.tail = head.next();
@@ -325,6 +393,7 @@ impl Journal {
         if head == self.head {
             return;
         }
+        self.note_reached();
         // Where the head's body ends; if its slot is unreadable, where the next one began; if that is
         // too, the room of what is dropped stays taken until the ring has gone round.
         let end_of_head = (head >= self.tail).then(|| self.end_of(head)).flatten();

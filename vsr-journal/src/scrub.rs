@@ -18,6 +18,8 @@ pub struct Scrubbed {
     pub bytes: usize,
     /// How many damaged copies of headers and places were rewritten.
     pub mended: u32,
+    /// The op that the slot holds, if the log reaches that far back.
+    pub op: Option<Op>,
     /// The entry of this op is held and damaged: its body is to be fetched, or even its header.
     pub faulty: Option<Op>,
     /// Whether that was not known before.
@@ -43,6 +45,7 @@ impl Journal {
         let mut seen = Scrubbed {
             bytes,
             mended: self.mend(slot, op),
+            op: Some(op),
             ..Scrubbed::default()
         };
         let was = self.state(op);

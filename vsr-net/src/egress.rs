@@ -14,6 +14,7 @@
 
 use std::io::{self, IoSlice};
 
+use vsr_types::memory::touch;
 use vsr_types::{HEADER_SIZE, Header};
 
 /// A bounded ring of frames to send.
@@ -25,6 +26,8 @@ pub struct Egress {
     /// How much of a frame that is already partly sent is left, at `start`.
     partial: usize,
     dropped: u64,
+    /// The most bytes that ever waited.
+    most: usize,
 }
 
 /// What a flush came to.
@@ -52,7 +55,23 @@ impl Egress {
             size: 0,
             partial: 0,
             dropped: 0,
+            most: 0,
         }
+    }
+
+    /// The most bytes that waited at once, over all connections it served.
+    #[must_use]
+    pub const fn most(&self) -> usize {
+        self.most
+    }
+
+    /// Touches the ring, so that it is resident before it is used. For a fresh one.
+    ///
+    /// # Panics
+    /// When something was sent already.
+    pub fn prefault(&mut self) {
+        assert!(self.most == 0, "a ring is touched before it is used");
+        touch(&mut self.ring);
     }
 
     /// Forgets everything: the ring serves another connection now.
@@ -124,6 +143,7 @@ impl Egress {
         }
         self.copy_in(head);
         self.copy_in(tail);
+        self.most = self.most.max(self.size);
         true
     }
 

@@ -384,7 +384,7 @@ impl fmt::Display for Refusal {
                 f,
                 "another peers list or other settings (digest {received:016x} instead of \
                  {expected:016x}); --peers must be the same list in the same order everywhere, and \
-                 --memory, --sessions, --reply-size, --batch-max, --op-max and --digest-period the \
+                 --memory, --sessions, --reply-size, --batch-max, --op-max, --on-op-max and --digest-period the \
                  same numbers"
             ),
             RefuseReason::WrongReplica => write!(

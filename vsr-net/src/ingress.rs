@@ -12,6 +12,7 @@
 
 use core::ops::Range;
 
+use vsr_types::memory::touch;
 use vsr_types::{Frame, FrameError, HEADER_SIZE};
 
 /// The most bytes taken by one read. Larger reads save no time (a system call per 256 KiB is nothing)
@@ -27,6 +28,8 @@ pub struct Ingress {
     /// The size of the frame at `start`, as far as it is known.
     needed: usize,
     frame_size_max: usize,
+    /// The most bytes that ever waited.
+    most: usize,
 }
 
 /// With less room than this behind what waits, moving it to the front is cheaper than small reads.
@@ -54,7 +57,23 @@ impl Ingress {
             end: 0,
             needed: HEADER_SIZE,
             frame_size_max,
+            most: 0,
         }
+    }
+
+    /// The most bytes that waited at once, over all connections it served.
+    #[must_use]
+    pub const fn most(&self) -> usize {
+        self.most
+    }
+
+    /// Touches the buffer, so that it is resident before it is used. For a fresh one.
+    ///
+    /// # Panics
+    /// When something was received already.
+    pub fn prefault(&mut self) {
+        assert!(self.most == 0, "a buffer is touched before it is used");
+        touch(&mut self.buffer);
     }
 
     /// Forgets everything: the buffer serves another connection now.
@@ -114,6 +133,7 @@ impl Ingress {
             "a read stays inside its buffer"
         );
         self.end += count;
+        self.most = self.most.max(self.len());
     }
 
     /// The bytes of the next whole frame; none when more must be read first. The header was checked,

@@ -9,23 +9,31 @@
 //!      | <------- InitResult{Applied} ---- |
 //! ```
 //!
+//! A cluster may begin with an image of another one's state: then the image comes first, to all of them
+//! (`bring`), and whoever agrees holds it (R7.4).
+//!
 //! The cluster's id is drawn here, fresh for every attempt. Nothing else ever forms a cluster: not a
 //! flag, not a file, not a time-out. So after the loss of a majority nobody can start an empty cluster
 //! under the old name by accident and take it for the old one.
 
+mod bring;
+
 use core::fmt;
+use std::io;
 use std::time::Duration;
 
 use bytemuck::Zeroable;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use vsr_types::body::BootNonces;
-use vsr_types::message::{InitAck, InitCommit, InitOutcome, InitPropose, InitResult};
+use vsr_types::message::{InitAck, InitCommit, InitOutcome, InitPropose, InitResult, PutOutcome};
 use vsr_types::{ClusterId, Header, Nonce, ReplicaIndex, limits};
 
 use crate::handshake::Refusal;
 use crate::tool::Tool;
 use crate::{ConnectionError, random};
+
+pub use bring::ImageSource;
 
 /// A cluster that has just begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,12 +51,15 @@ pub enum InitRefusal {
     Connection(Refusal),
     /// It refuses the proposal; the cluster is the one it belongs to, zero when it is blank.
     Outcome(InitOutcome, ClusterId),
+    /// It refuses the image that the cluster is to begin with.
+    Image(PutOutcome),
 }
 
 impl fmt::Display for InitRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Connection(refusal) => refusal.fmt(f),
+            Self::Image(outcome) => f.write_str(image_text(*outcome)),
             Self::Outcome(InitOutcome::NotBlank, cluster) => write!(
                 f,
                 "it belongs to cluster {cluster} already; a cluster is formed of blank replicas only"
@@ -70,6 +81,14 @@ impl fmt::Display for InitRefusal {
                     "it has applied another init just now, for cluster {cluster}"
                 )
             }
+            Self::Outcome(InitOutcome::HoldsImage, _) => f.write_str(
+                "it holds an image, or a part of one, that an import has left; import once more, or \
+                 restart it to begin with nothing",
+            ),
+            Self::Outcome(InitOutcome::NoImage, _) => f.write_str(
+                "it does not hold the image that the cluster is to begin with; it restarted \
+                 meanwhile: import once more",
+            ),
         }
     }
 }
@@ -86,6 +105,12 @@ pub enum InitError {
     /// A replica refuses; nothing was changed anywhere.
     #[error("refused:{}", lines(.0))]
     Refused(Vec<(String, InitRefusal)>),
+    /// The image cannot be read. Replicas may hold a part of it.
+    #[error("{0}")]
+    Source(io::Error),
+    /// The image was announced and fits, but not all replicas hold it now.
+    #[error("the image did not come to:{}", lines(.0))]
+    NotBrought(Vec<(String, String)>),
     /// The endpoints are not the replicas of one cluster-to-be, each of them once.
     #[error("{0}")]
     Mismatch(String),
@@ -111,6 +136,33 @@ impl InitError {
     }
 }
 
+const fn image_text(outcome: PutOutcome) -> &'static str {
+    match outcome {
+        PutOutcome::NotBlank => {
+            "it belongs to a cluster already; a cluster is formed of blank replicas only"
+        }
+        PutOutcome::PeerOperational => {
+            "it sees a replica that belongs to a cluster; it will recover from there by itself"
+        }
+        PutOutcome::OtherProposal => {
+            "another init or import was going on a moment ago; try again in some seconds"
+        }
+        PutOutcome::Malformed => "what the image says of itself contradicts itself",
+        PutOutcome::OtherMachine => {
+            "the image is of another state machine, or of one with another memory: start the replicas \
+             with the --memory of the cluster that it is from"
+        }
+        PutOutcome::OtherSessions => {
+            "the image is of a cluster with other --sessions or another room for replies: start the \
+             replicas with the same"
+        }
+        PutOutcome::TooLarge => "the image is larger than its memory",
+        PutOutcome::OutOfOrder => "it restarted meanwhile, or something is lost",
+        PutOutcome::NoState => "what came is not the state that was announced",
+        PutOutcome::Taken | PutOutcome::Verifying | PutOutcome::Verified => "an answer out of turn",
+    }
+}
+
 fn lines<T: fmt::Display>(items: &[(String, T)]) -> String {
     items
         .iter()
@@ -131,10 +183,39 @@ pub async fn form<S: AsRef<str>>(
     let deadline = Instant::now() + within;
     let mut tools = connect_all(endpoints, cluster_name, within).await?;
     check(&mut tools)?;
+    agree(&mut tools, random::nonce(), &[], deadline).await
+}
+
+/// As [`form`], of a cluster that begins with the image of `source` (R7.4): it is brought to every replica,
+/// and verified by every one of them, before any of them agrees. `within` bounds each step and not the
+/// whole, which takes as long as the image is large; `progress` is told how many chunks have left.
+///
+/// # Errors
+/// See [`InitError`]. [`InitError::Refused`] comes before anything is written, unless a replica restarts.
+pub async fn form_with<S: AsRef<str>>(
+    endpoints: &[S],
+    cluster_name: Option<&str>,
+    within: Duration,
+    source: &mut impl ImageSource,
+    progress: impl FnMut(u64),
+) -> Result<Formed, InitError> {
+    let mut tools = connect_all(endpoints, cluster_name, within).await?;
+    check(&mut tools)?;
+    let (token, offer) = (random::nonce(), source.offer());
+    bring::bring(&mut tools, token, within, source, progress).await?;
+    let deadline = Instant::now() + within;
+    agree(&mut tools, token, bytemuck::bytes_of(&offer), deadline).await
+}
+
+async fn agree(
+    tools: &mut [Tool],
+    token: Nonce,
+    image: &[u8],
+    deadline: Instant,
+) -> Result<Formed, InitError> {
     let cluster = random::cluster_id();
-    let token = random::nonce();
-    let nonces = propose(&mut tools, cluster, token, deadline).await?;
-    commit(&mut tools, cluster, token, &nonces, deadline).await?;
+    let nonces = propose(tools, cluster, token, image, deadline).await?;
+    commit(tools, cluster, token, &nonces, deadline).await?;
     Ok(Formed {
         cluster,
         replicas: tools.len() as u8,
@@ -225,6 +306,7 @@ async fn propose(
     tools: &mut [Tool],
     cluster: ClusterId,
     token: Nonce,
+    image: &[u8],
     deadline: Instant,
 ) -> Result<BootNonces, InitError> {
     let mut header = Header::new(InitPropose {
@@ -232,10 +314,10 @@ async fn propose(
         token,
         ..InitPropose::zeroed()
     });
-    header.seal(&[]);
+    header.seal(image);
     let mut nonces = BootNonces::zeroed();
     let (mut refused, mut silent) = (Vec::new(), Vec::new());
-    send_all(tools, &header, &[]).await;
+    send_all(tools, &header, image).await;
     for tool in tools {
         let endpoint = tool.connection().endpoint().to_owned();
         match answer(tool, token, deadline).await {

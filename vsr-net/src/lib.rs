@@ -12,7 +12,8 @@
 //! - [`Ingress`], [`Egress`]: one connection's two buffers, both of fixed size.
 //! - [`dial`]: names resolved at every attempt, [`Backoff`] between attempts.
 //! - [`Client`]: register, execute exactly once, query; follows the primary.
-//! - [`Tool`] and [`init`]: what operators ask of single replicas, and how a cluster begins.
+//! - [`Tool`], [`init`] and [`export`]: what operators ask of single replicas, how a cluster begins, and how
+//!   its state becomes a file.
 //!
 //! **Architecture invariants.** No buffer here grows after it was made. No byte of a body is taken
 //! before its size is known to be bounded. Bytes from outside are never a reason to panic.
@@ -23,6 +24,7 @@ pub mod client;
 mod connection;
 pub mod dial;
 mod egress;
+pub mod export;
 pub mod handshake;
 mod ingress;
 pub mod init;

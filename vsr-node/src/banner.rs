@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use crate::config::{Config, show_size};
 use crate::inspect::VERSION;
+use crate::plan::Plan;
 
 /// Where a node really listens: port 0 has become a number.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,7 +20,7 @@ pub struct Addresses {
 
 /// The text.
 #[must_use]
-pub fn text(config: &Config, addresses: &Addresses, memory: &[(String, usize)]) -> String {
+pub fn text(config: &Config, addresses: &Addresses, plan: &Plan) -> String {
     let mut text = format!("vsr-node {VERSION}\n\n");
     let mut line = |name: &str, value: &str| {
         let _infallible = writeln!(text, "  {name:<9} {value}");
@@ -61,13 +62,23 @@ pub fn text(config: &Config, addresses: &Addresses, memory: &[(String, usize)]) 
         ),
         None => line("admin", "off"),
     }
-    let sum: usize = memory.iter().map(|(_, bytes)| bytes).sum();
-    line("memory", &format!("{} reserved now", show_size(sum)));
-    for (part, bytes) in memory {
-        line("", &format!("{:>10}  {part}", show_size(*bytes)));
+    line("memory", &memory(config, plan));
+    for (part, bytes) in plan.parts() {
+        line("", &format!("{:>10}  {part}", show_size(bytes)));
     }
     line("next", &next(config));
     text
+}
+
+/// How much memory is taken, and how.
+fn memory(config: &Config, plan: &Plan) -> String {
+    let sum = show_size(plan.bytes());
+    let when = if config.prefault {
+        "resident now"
+    } else {
+        "reserved now, resident when used"
+    };
+    format!("{sum}, {when}; pool by pool: vsr-cli inspect limits")
 }
 
 /// How many crashes the cluster survives, in words.
@@ -113,11 +124,7 @@ mod tests {
             resp: Some("127.0.0.1:6379".into()),
             admin: None,
         };
-        let memory = [
-            ("journal".to_owned(), 256 << 20),
-            ("sessions".to_owned(), 1 << 20),
-        ];
-        text(&config, &addresses, &memory)
+        text(&config, &addresses, &Plan::of_key_values(&config))
     }
 
     #[test]
@@ -131,8 +138,8 @@ mod tests {
             "R2 c:7000",
             "127.0.0.1:6379",
             "admin     off",
-            "257 MiB reserved now",
-            "256 MiB  journal",
+            ", resident now",
+            "512.0 MiB  key-value machine",
             "vsr-cli --endpoints a:7000,b:7000,c:7000 init",
         ] {
             assert!(text.contains(part), "{part:?} is not in\n{text}");

@@ -4,10 +4,20 @@
 //! Identifiers of 128 bits are hexadecimal text, because JSON numbers cannot hold them.
 
 mod chunks;
+mod damage;
+mod divergence;
+mod epochs;
+mod limits;
 #[cfg(test)]
 mod tests;
 
 pub use chunks::{CHUNKS_MAX, Chunk, Chunks, chunks};
+pub use damage::{
+    Damage, Found, FoundTotal, Integrity, Scrub, Scrubbing, Told as ToldFindings, scrubbing,
+};
+pub use divergence::{Divergence, Suspect, divergence};
+pub use epochs::{Archive, Archives, EpochEnd, Sequence};
+pub use limits::{Limits, Part, limits};
 
 use std::time::Duration;
 
@@ -56,6 +66,12 @@ pub struct Status {
     pub status: String,
     /// Why it stopped, if it has.
     pub halted: Option<String>,
+    /// The last time that replicas were seen to have different states.
+    #[serde(default)]
+    pub divergence: Option<Divergence>,
+    /// How often this process has begun again with nothing lately, because it could not trust its memory.
+    #[serde(default)]
+    pub restarts_in_place: u64,
     /// `primary`, `backup`, or `none` outside normal operation.
     pub role: String,
     /// Whether it takes part and commits.
@@ -70,13 +86,16 @@ pub struct Status {
     pub recovery: Option<Recovery>,
     /// How its process got the state of the one before it, if it did.
     pub recovered: Option<Recovered>,
-    /// Its epoch.
+    /// The epoch of the last op in the log.
     pub epoch: u64,
+    /// How far that epoch has come, and what happens when it ends.
+    #[serde(default)]
+    pub epoch_end: EpochEnd,
     /// Its view.
     pub view: u64,
     /// Who leads that view.
     pub primary: u8,
-    /// The last op in the log.
+    /// The last op in the log, by its number in its epoch, as all four.
     pub op: u64,
     /// The last op known to be committed.
     pub commit: u64,
@@ -84,8 +103,17 @@ pub struct Status {
     pub applied: u64,
     /// The oldest op whose batch is held.
     pub tail: u64,
+    /// The same four as places in the whole sequence: what is compared and subtracted.
+    #[serde(default)]
+    pub sequence: Sequence,
     /// The newest digest taken.
     pub digest: Digest,
+    /// How far the scrubber has come.
+    #[serde(default)]
+    pub scrub: Scrub,
+    /// What of its memory is damaged now.
+    #[serde(default)]
+    pub damage: Option<Damage>,
     /// How many sessions are open.
     pub sessions: u64,
     /// How many batches are on their way (primary only).
@@ -156,7 +184,7 @@ pub struct Recovered {
 /// A state's digest at an op. Topic `digest`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Digest {
-    /// The op after which it was taken; 0: none was taken yet.
+    /// The op after which it was taken, as a place in the whole sequence; 0: none was taken yet.
     pub op: u64,
     /// 32 hexadecimal digits.
     pub digest: String,
@@ -179,6 +207,9 @@ pub struct Peer {
     pub applied: u64,
     /// The oldest op whose batch it holds.
     pub tail: u64,
+    /// The same as places in the whole sequence.
+    #[serde(default)]
+    pub sequence: Sequence,
     /// How long ago it was heard of, in milliseconds.
     pub heard_ms: Option<u64>,
     /// The time a ping and its answer took, in microseconds.
@@ -194,8 +225,11 @@ pub struct Peer {
 /// One log entry's header. Topic `log` is a list of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Its place in the log.
+    /// Its place in the whole sequence.
     pub op: u64,
+    /// Its name: epoch and number.
+    #[serde(default)]
+    pub name: String,
     /// The view in which it was first prepared.
     pub view: u64,
     /// The replicated time, nanoseconds since the Unix epoch.
@@ -265,24 +299,6 @@ pub struct Setting {
     pub origin: String,
 }
 
-/// The bounds. Topic `limits`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Limits {
-    /// The memory plan by part.
-    pub memory: Vec<Part>,
-    /// Every other bound.
-    pub limits: Vec<Part>,
-}
-
-/// A named number of bytes or things.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Part {
-    /// What it is.
-    pub name: String,
-    /// How much of it.
-    pub value: u64,
-}
-
 /// The chain as its primary sees it. Topic `chain`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Chain {
@@ -317,6 +333,14 @@ pub struct Surroundings<'a> {
     pub recovered: Option<Recovered>,
     /// How often it has left a view.
     pub view_changes: u64,
+    /// The last time that replicas were seen to have different states.
+    pub divergence: Option<Divergence>,
+    /// How often this process has begun again in place lately.
+    pub restarts_in_place: u64,
+    /// How sound its memory is.
+    pub integrity: Integrity,
+    /// What became of archives.
+    pub archives: crate::archive::Report,
 }
 
 /// When the replica last had nothing to wait for.
@@ -356,6 +380,11 @@ pub fn readiness(report: &Report, around: &Surroundings<'_>) -> Result<(), Strin
         PeerStatus::Recovering => return Err(recovery_text(around)),
         other => return Err(format!("{}: does not take part yet", status_name(other))),
     }
+    if around.integrity.scrub.is_blocked {
+        // R14.3: it executes nothing.
+        let damage = damage::damage(&around.integrity, report.replicas, around.now);
+        return Err(damage.map_or_else(String::new, |damage| damage.text));
+    }
     let heard = |peer: &PeerReport| peer.heard.is_some_and(|at| around.now.since(at) < patience);
     if report.primary == report.replica {
         let others = others(report).filter(|(_, peer)| heard(peer)).count();
@@ -376,6 +405,9 @@ pub fn readiness(report: &Report, around: &Surroundings<'_>) -> Result<(), Strin
             "has not heard from the primary {} lately",
             report.primary
         ));
+    }
+    if let Some(text) = epochs::waiting_text(report, &around.archives) {
+        return Err(text);
     }
     let waited = around.now.since(around.progress.at);
     if report.op > report.commit && report.commit == around.progress.commit && waited >= patience {
@@ -488,6 +520,7 @@ pub fn status(report: &Report, around: &Surroundings<'_>) -> Status {
         _ => "none",
     };
     let consensus = &around.config.consensus;
+    let number = |op| epochs::number(report.op_max, op);
     Status {
         version: VERSION.into(),
         cluster_name: around.config.cluster.clone(),
@@ -503,6 +536,8 @@ pub fn status(report: &Report, around: &Surroundings<'_>) -> Status {
         ),
         status: status_name(report.status).into(),
         halted: report.halted.map(halt_text),
+        divergence: around.divergence.clone(),
+        restarts_in_place: around.restarts_in_place,
         role: role.into(),
         ready: ready.is_ok(),
         reason: ready.err().unwrap_or_default(),
@@ -511,16 +546,20 @@ pub fn status(report: &Report, around: &Surroundings<'_>) -> Status {
         recovery: recovery(report, around),
         recovered: around.recovered,
         epoch: report.epoch.raw(),
+        epoch_end: epochs::epoch_end(report, &around.archives),
         view: report.view.raw(),
         primary: report.primary.raw(),
-        op: report.op.raw(),
-        commit: report.commit.raw(),
-        applied: report.applied.raw(),
-        tail: report.tail.raw(),
+        op: number(report.op),
+        commit: number(report.commit),
+        applied: number(report.applied),
+        tail: number(report.tail),
+        sequence: Sequence::of(report),
         digest: Digest {
             op: report.digest.op.raw(),
             digest: report.digest.digest.to_string(),
         },
+        scrub: damage::scrub(&around.integrity, around.now),
+        damage: damage::damage(&around.integrity, report.replicas, around.now),
         sessions: report.sessions as u64,
         in_flight: report.in_flight as u64,
         chain: report.route.hops().map(ReplicaIndex::raw).collect(),
@@ -563,9 +602,10 @@ fn peers(report: &Report, around: &Surroundings<'_>) -> Vec<Peer> {
             address: address(around.config, index),
             status: peer.status.map(|status| status_name(status).into()),
             view: peer.view.raw(),
-            op: peer.op.raw(),
-            applied: peer.applied.raw(),
-            tail: peer.tail.raw(),
+            op: epochs::number(report.op_max, peer.op),
+            applied: epochs::number(report.op_max, peer.applied),
+            tail: epochs::number(report.op_max, peer.tail),
+            sequence: Sequence::of_peer(peer),
             heard_ms: peer.heard.map(|at| around.now.since(at).as_millis() as u64),
             round_trip_us: (peer.round_trip_ns > 0).then(|| peer.round_trip_ns as f64 / 1000.0),
             suspect: peer.suspect,
@@ -593,9 +633,12 @@ pub const fn status_name(status: PeerStatus) -> &'static str {
 pub fn halt_text(reason: HaltReason) -> String {
     match reason {
         HaltReason::Divergence { op } => format!(
-            "divergence: the state after op {op} is not that of a majority; keep the logs, stop this node and start it again blank"
+            "divergence: the state after op {op} is not that of a majority; it is worth nothing, and is fetched anew from the others"
         ),
-        HaltReason::OpMax => "the op numbers are used up (--op-max)".into(),
+        HaltReason::NoMajority { op } => format!(
+            "divergence: no majority agrees about the state after op {op}, so nobody can tell which replicas are right; all of them serve nobody and keep what they hold: do not restart them before you have looked (`vsr-cli status` shows who says what)"
+        ),
+        HaltReason::OpMax => "the op numbers are used up (--op-max): nothing can be written any more, reads go on; start a new cluster from an export, with a larger --op-max or with --on-op-max reset or archive".into(),
         HaltReason::Memory => {
             "memory: numbers that the protocol rests on changed by themselves; check this machine's memory, and start the node again: it recovers from the others".into()
         }
@@ -621,6 +664,7 @@ fn entry<S: StateMachine>(replica: &Replica<S>, op: Op) -> Option<Entry> {
     let prepare = header.fields::<vsr_types::message::Prepare>()?;
     Some(Entry {
         op: prepare.op.raw(),
+        name: replica.op_max().name(prepare.op).to_string(),
         view: header.view().raw(),
         timestamp_ns: prepare.timestamp.as_nanos(),
         checksum: format!("{:08x}", header.checksum().raw()),
@@ -720,35 +764,4 @@ pub fn settings(config: &Config) -> Vec<Setting> {
         origin: origin.to_string(),
     };
     config.settings().map(describe).collect()
-}
-
-/// The memory plan and every bound.
-#[must_use]
-pub fn limits(config: &Config, memory: &[(String, usize)]) -> Limits {
-    use vsr_types::limits;
-    let part = |name: &str, value: usize| Part {
-        name: name.into(),
-        value: value as u64,
-    };
-    let consensus = &config.consensus;
-    Limits {
-        memory: memory
-            .iter()
-            .map(|(name, bytes)| part(name, *bytes))
-            .collect(),
-        limits: vec![
-            part("replicas_max", limits::REPLICAS_MAX),
-            part("frame_size_max_bytes", limits::FRAME_SIZE_MAX),
-            part("operation_size_max_bytes", limits::OPERATION_SIZE_MAX),
-            part("reply_size_max_bytes", limits::REPLY_SIZE_MAX),
-            part("batch_size_max_bytes", consensus.batch_size_max),
-            part("batch_requests_max", limits::BATCH_REQUESTS_MAX as usize),
-            part("pipeline", consensus.pipeline),
-            part("journal_slots", consensus.journal_slots),
-            part("journal_bytes", consensus.journal_bytes),
-            part("sessions", consensus.sessions),
-            part("clients_max", config.clients_max),
-            part("resp_lanes", config.resp_lanes),
-        ],
-    }
 }

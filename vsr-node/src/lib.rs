@@ -15,21 +15,32 @@
 //! - [`kv`]: the built-in machine. [`simple`]: a machine of your own in four methods.
 //! - [`gateway`] and [`resp`]: the port for Redis clients.
 //! - [`admin`], [`inspect`], [`metrics`]: what a node says of itself.
+//! - [`archive`]: an epoch that ends is archived before the next one begins.
+//! - [`image`]: states as files: exports, archives, what a new cluster begins with.
 //! - [`local`], [`dev`], [`demo`]: throw-away clusters of child processes.
+//! - [`plan`]: the memory that a node takes; [`residency`]: that it is there, and stays.
+//! - [`doubt`]: a process that cannot trust its memory begins again.
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod archive;
 pub mod banner;
 pub mod config;
 pub mod demo;
 pub mod dev;
+pub mod doubt;
+#[cfg(feature = "flip")]
+mod flip;
 pub mod gateway;
+pub mod image;
 pub mod inspect;
 pub mod kv;
 pub mod local;
 pub mod logging;
 pub mod metrics;
 pub mod node;
+pub mod plan;
+pub mod residency;
 pub mod resp;
 mod resp_port;
 pub mod server;

@@ -14,9 +14,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
-use vsr_net::init::{self, Formed, InitError};
+use vsr_net::init::{self, Formed, ImageSource, InitError};
 
-use crate::config::FIELDS;
+use crate::config::{FIELDS, Shape};
 use crate::inspect::Status;
 
 /// How long a child may take from its start to its first answer.
@@ -170,6 +170,13 @@ pub struct LocalCluster {
     children: Vec<Option<Child>>,
 }
 
+/// Whether a flag has no value.
+fn is_switch(flag: &str) -> bool {
+    let name = flag.trim_start_matches('-');
+    let field = FIELDS.iter().find(|field| field.name == name);
+    field.is_some_and(|field| field.shape == Shape::Switch)
+}
+
 impl LocalCluster {
     /// Starts one process per member, each with `settings` besides its addresses.
     ///
@@ -207,7 +214,11 @@ impl LocalCluster {
         command.args(["--replica", &replica.to_string()]);
         command.args(["--resp", &member.resp, "--admin", &member.admin]);
         for (setting, value) in &self.settings {
-            command.args([setting, value]);
+            command.arg(setting);
+            // A switch is on because it is there.
+            if !is_switch(setting) {
+                command.arg(value);
+            }
         }
         // What the parent was told is not meant for the children.
         command.env_remove("VSR_CONFIG");
@@ -293,6 +304,19 @@ impl LocalCluster {
         self.wait_for("/livez").await?;
         let endpoints: Vec<&str> = self.members.iter().map(|m| m.native.as_str()).collect();
         let formed = init::form(&endpoints, Some(&self.name), START_TIMEOUT).await?;
+        self.wait_for("/readyz").await?;
+        Ok(formed)
+    }
+
+    /// As [`Self::form`], of a cluster that begins with an image.
+    ///
+    /// # Errors
+    /// Whatever came in between.
+    pub async fn form_with(&mut self, image: &mut impl ImageSource) -> Result<Formed, LocalError> {
+        self.wait_for("/livez").await?;
+        let endpoints: Vec<&str> = self.members.iter().map(|m| m.native.as_str()).collect();
+        let name = Some(self.name.as_str());
+        let formed = init::form_with(&endpoints, name, START_TIMEOUT, image, |_| {}).await?;
         self.wait_for("/readyz").await?;
         Ok(formed)
     }

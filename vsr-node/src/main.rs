@@ -1,6 +1,6 @@
 //! The server binary: `vsr-node start | dev | demo | config | version`.
 //!
-//! Exit codes: 0 fine, 1 failed, 2 usage or configuration, 3 refused, 4 divergence.
+//! Exit codes: 0 fine, 1 failed, 2 usage or configuration, 3 refused, 4 divergence, 5 memory.
 #![forbid(unsafe_code)]
 
 use std::io::{self, Write};
@@ -12,10 +12,11 @@ use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use vsr_net::init::InitError;
 use vsr_node::config::{self, Flags, LogFormat};
+use vsr_node::doubt::{Doubt, OnDoubt};
 use vsr_node::inspect::VERSION;
 use vsr_node::local::LocalError;
 use vsr_node::node::{Node, NodeError, Started};
-use vsr_node::{Config, banner, demo, dev, logging};
+use vsr_node::{Config, banner, demo, dev, doubt, logging, residency};
 use vsr_types::limits;
 
 /// A replica of a vsr cluster: replicated, in memory, spoken to by Redis clients.
@@ -24,7 +25,8 @@ use vsr_types::limits;
     name = "vsr-node",
     version,
     max_term_width = 100,
-    after_help = "Exit codes: 0 fine, 1 failed, 2 usage or configuration, 3 refused, 4 divergence.\n\
+    after_help = "Exit codes: 0 fine, 1 failed, 2 usage or configuration, 3 refused, 4 divergence,\n\
+                  5 protocol memory has changed by itself.\n\
                   Try: vsr-node demo"
 )]
 struct Cli {
@@ -97,9 +99,10 @@ const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 /// A replica refused.
 const REFUSED: u8 = 3;
-/// The state differs from that of a majority.
+/// The state differs from that of a majority, again and again; or no majority agreed, and this process was
+/// asked to leave.
 const DIVERGENCE: u8 = 4;
-/// Protocol memory failed its check (R6.8): start it again, and check the machine.
+/// Protocol memory failed its check (R6.8), again and again: check the machine.
 const MEMORY: u8 = 5;
 
 fn main() -> ExitCode {
@@ -171,9 +174,12 @@ fn start(arguments: &Start) -> u8 {
     };
     logging::start(&config);
     warn_of_misspelt_variables();
+    residency::begin_with_huge_pages(&config);
     let quiet = arguments.quiet;
     let until_stdin_closes = arguments.until_stdin_closes;
-    run(async move {
+    let on_doubt = config.on_doubt;
+    let mut doubt = None;
+    let code = run(async {
         let announced = config.clone();
         let node = Node::builder(config)
             .with_shutdown(asked_to_stop(until_stdin_closes))
@@ -184,18 +190,30 @@ fn start(arguments: &Start) -> u8 {
             });
         Ok(match node.serve_key_values().await {
             Ok(()) => 0,
-            Err(error @ NodeError::Divergence(_)) => fail(DIVERGENCE, &error),
-            Err(error @ NodeError::Memory(_)) => fail(MEMORY, &error),
+            Err(error @ NodeError::Divergence(_)) => {
+                doubt = Some(Doubt::Divergence);
+                fail(DIVERGENCE, &error)
+            }
+            Err(error @ NodeError::Memory(_)) => {
+                doubt = Some(Doubt::Memory);
+                fail(MEMORY, &error)
+            }
+            Err(error @ NodeError::NoMajority(_)) => fail(DIVERGENCE, &error),
             Err(error) => fail(FAILED, &error),
         })
-    })
+    });
+    match doubt {
+        // R6.8: what cannot be trusted counts as lost.
+        Some(why) if on_doubt == OnDoubt::Restart => fail(code, &doubt::begin_again(why)),
+        _ => code,
+    }
 }
 
 /// The banner for people; for programs that read the log, one more line of it.
 fn announce(config: &Config, started: &Started) {
-    let Started { addresses, memory } = started;
+    let Started { addresses, plan } = started;
     if config.log_format == LogFormat::Text {
-        say(&banner::text(config, addresses, memory));
+        say(&banner::text(config, addresses, plan));
         return;
     }
     tracing::info!(
@@ -206,7 +224,7 @@ fn announce(config: &Config, started: &Started) {
         native = addresses.native,
         resp = addresses.resp,
         admin = addresses.admin,
-        memory_bytes = memory.iter().map(|(_, bytes)| bytes).sum::<usize>(),
+        memory_bytes = plan.bytes(),
         failures_survived = config.consensus.failures_survived(),
         "started, blank: waits for init or for a cluster to recover from"
     );

@@ -3,6 +3,8 @@
 //! Nothing is counted here: the replica, the server, the gateway and the key-value machine count for
 //! themselves. A scrape copies their numbers into [`Samples`], and prometheus-client writes them.
 
+mod damage;
+
 use std::fmt;
 
 use prometheus_client::collector::Collector;
@@ -13,10 +15,12 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 use vsr_consensus::{Counters, HaltReason, RecoveryPhase, Report};
+use vsr_types::memory::Level;
 
 use crate::gateway::GatewayCounters;
 use crate::inspect::{Peer, Surroundings, phase_name, readiness, status_name};
 use crate::kv::KvReport;
+use crate::plan::{Plan, PoolReport};
 
 /// What a scrape answers with.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -159,8 +163,11 @@ pub fn replica(samples: &mut Samples, report: &Report, around: &Surroundings<'_>
         (report.primary == report.replica).into(),
     );
     gauge("view", "The view", report.view.raw());
-    gauge("epoch", "The epoch", report.epoch.raw());
-    gauge("op", "The last op in the log", report.op.raw());
+    gauge(
+        "op",
+        "The last op in the log, counted over all epochs",
+        report.op.raw(),
+    );
     gauge(
         "commit_op",
         "The last op known to be committed",
@@ -174,9 +181,47 @@ pub fn replica(samples: &mut Samples, report: &Report, around: &Surroundings<'_>
         "Batches on their way",
         report.in_flight as u64,
     );
+    epoch(samples, report, around);
     recovery(samples, report, around);
+    damage::damage(samples, report.replicas, around);
     for peer in crate::inspect::status(report, around).peers {
         self::peer(samples, &peer);
+    }
+}
+
+/// How far the epoch has come, and what becomes of its end.
+fn epoch(samples: &mut Samples, report: &Report, around: &Surroundings<'_>) {
+    let mut gauge = |name, help, value| samples.gauge(name, help, Vec::new(), value);
+    gauge("epoch", "The epoch of the last op", report.epoch.raw());
+    let number = report.op_max.name(report.op).number;
+    gauge("epoch_op", "The number of the last op in its epoch", number);
+    gauge("op_max", "How many ops an epoch has", report.op_max.raw());
+    gauge(
+        "epoch_ops_left",
+        "How many ops are left of the epoch",
+        report.ops_left,
+    );
+    gauge(
+        "epoch_warning",
+        "0: less than 90 % of the epoch's ops are used, 1: 90 %, 2: 99 %, 3: all",
+        report.warning as u64,
+    );
+    gauge(
+        "archive_due",
+        "1 while writes wait for this replica to archive an epoch",
+        report.archive_due.is_some().into(),
+    );
+    gauge(
+        "archive_failing",
+        "1 while archiving fails",
+        around.archives.error.is_some().into(),
+    );
+    for (result, count) in [
+        ("written", around.archives.written),
+        ("failed", around.archives.failed),
+    ] {
+        let labels = vec![("result", result.to_owned())];
+        samples.counter("archives", "Attempts to archive an epoch", labels, count);
     }
 }
 
@@ -188,6 +233,10 @@ fn recovery(samples: &mut Samples, report: &Report, around: &Surroundings<'_>) {
         (
             "divergence",
             matches!(report.halted, Some(HaltReason::Divergence { .. })),
+        ),
+        (
+            "no_majority",
+            matches!(report.halted, Some(HaltReason::NoMajority { .. })),
         ),
         ("op_max", report.halted == Some(HaltReason::OpMax)),
         ("superseded", report.halted == Some(HaltReason::Superseded)),
@@ -212,6 +261,16 @@ fn recovery(samples: &mut Samples, report: &Report, around: &Surroundings<'_>) {
         samples.gauge("recovery_phase", help, labels, is_it.into());
     }
     let mut gauge = |name, help, value| samples.gauge(name, help, Vec::new(), value);
+    gauge(
+        "restarts_in_place",
+        "How often this process has begun again with nothing in the last ten minutes before it started",
+        around.restarts_in_place,
+    );
+    gauge(
+        "divergence_op",
+        "The op at which replicas were last seen to have different states; 0: never",
+        around.divergence.as_ref().map_or(0, |seen| seen.op),
+    );
     gauge(
         "quorum_lost",
         "1 while fewer replicas than a quorum take part",
@@ -277,11 +336,11 @@ fn transfer(samples: &mut Samples, around: &Surroundings<'_>) {
 fn peer(samples: &mut Samples, peer: &Peer) {
     let label = || vec![("peer", peer.replica.to_string())];
     let mut gauge = |name, help, value| samples.gauge(name, help, label(), value);
-    gauge("peer_op", "The last op the peer holds", peer.op);
+    gauge("peer_op", "The last op the peer holds", peer.sequence.op);
     gauge(
         "peer_applied_op",
         "The last op the peer executed",
-        peer.applied,
+        peer.sequence.applied,
     );
     gauge(
         "peer_suspect",
@@ -333,16 +392,40 @@ pub fn counters(samples: &mut Samples, counters: &Counters) {
     }
 }
 
-/// The memory plan by part, and what the process really uses.
-pub fn memory(samples: &mut Samples, parts: &[(String, usize)]) {
-    for (part, bytes) in parts {
-        let labels = vec![("part", part.clone())];
+/// A pool of the memory plan. Its counts are in the pool's own unit, which is a label.
+fn one_pool(samples: &mut Samples, pool: &PoolReport) {
+    let name = || ("pool", pool.pool.clone());
+    let mut gauge = |family, help, labels, value: Option<u64>| {
+        if let Some(value) = value {
+            samples.gauge(family, help, labels, value);
+        }
+    };
+    let help = "The memory plan, by pool";
+    gauge("memory_bytes", help, vec![name()], Some(pool.bytes));
+    let help = "Of a pool of buffers, the most bytes that one of them held";
+    gauge("pool_fullest_bytes", help, vec![name()], pool.fullest_bytes);
+    let labels = || vec![name(), ("unit", pool.unit.clone())];
+    let help = "How many units a pool has";
+    gauge("pool_capacity", help, labels(), Some(pool.count));
+    let help = "How many units of a pool are in use";
+    gauge("pool_used", help, labels(), pool.used);
+    let help = "The most units of a pool that were in use at once since the start";
+    gauge("pool_high_water", help, labels(), pool.high_water);
+}
+
+/// The memory plan by part and by pool, and what the process really uses.
+pub fn memory(samples: &mut Samples, plan: &Plan, levels: &[Level]) {
+    for (part, bytes) in plan.parts() {
+        let labels = vec![("part", part.to_owned())];
         samples.gauge(
             "memory_part_bytes",
             "The memory plan, by part",
             labels,
-            *bytes as u64,
+            bytes as u64,
         );
+    }
+    for pool in plan.reports(levels) {
+        one_pool(samples, &pool);
     }
     if let Some(bytes) = resident_bytes() {
         let help = "Memory that the process has touched";

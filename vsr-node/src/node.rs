@@ -31,18 +31,24 @@ use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use vsr_consensus::{Boot, Event, HaltReason, Replica, Report, StateMachine};
+use vsr_types::memory::{Level, Pool};
 use vsr_types::message::{InspectTopic, PeerStatus};
-use vsr_types::{MemberId, Nonce, Op};
+use vsr_types::{Epoch, MemberId, Nonce, Op};
 
 use crate::admin::{self, Bounds, Source};
+use crate::archive::{self, Archives, Written};
 use crate::banner::Addresses;
 use crate::config::Config;
-use crate::gateway::{Gateway, GatewayOptions};
+use crate::doubt::History;
+use crate::gateway::Gateway;
+use crate::image;
 use crate::inspect::{self, Progress, Recovered, Surroundings};
 use crate::kv::KvMachine;
 use crate::metrics::{self, Samples};
+use crate::plan::{Plan, gateway_options, server_config};
+use crate::residency;
 use crate::resp_port::ReplicaPort;
-use crate::server::{Server, ServerConfig, ServerError, StopReason};
+use crate::server::{Server, ServerError, StopReason};
 
 /// How often commits are looked at, to know how long the oldest has been waiting.
 const LOOK: Duration = Duration::from_millis(100);
@@ -75,6 +81,10 @@ pub enum NodeError {
     /// The replica's state is not that of the others: exit code 4.
     #[error("{0}")]
     Divergence(String),
+    /// No majority agrees about the state, so nobody can tell whose is right. Said when such a node is
+    /// asked to leave, which ends what it holds: exit code 4.
+    #[error("{0}")]
+    NoMajority(String),
     /// The memory of this machine does not keep what is written (R6.8): exit code 5.
     #[error("{0}")]
     Memory(String),
@@ -88,8 +98,8 @@ pub enum NodeError {
 pub struct Started {
     /// Where it listens.
     pub addresses: Addresses,
-    /// What it has allocated, by part, in bytes.
-    pub memory: Vec<(String, usize)>,
+    /// What it has allocated.
+    pub plan: Plan,
 }
 
 /// Whoever is told when all ports are open.
@@ -164,12 +174,18 @@ impl Builder {
             .run_until(async {
                 let config = self.config;
                 let resp = listen("resp", config.resp.as_deref()).await?;
-                let machine = KvMachine::new(config.memory);
+                let machine = match config.prefault {
+                    true => KvMachine::new(config.memory),
+                    false => KvMachine::untouched(config.memory),
+                };
                 let extras = Extras {
-                    memory: key_value_memory(&config),
+                    pools: KvMachine::pools(config.memory).to_vec(),
+                    levels: |machine: &KvMachine| machine.levels().to_vec(),
                     metrics: |machine: &KvMachine, samples| {
                         metrics::key_values(samples, &machine.kv_report());
                     },
+                    #[cfg(feature = "flip")]
+                    flip: flip_key_values,
                 };
                 let running = Running::start(config, machine, extras).await?;
                 let gateway = resp.map(|listener| {
@@ -182,27 +198,6 @@ impl Builder {
                 running.run(gateway, self.shutdown, self.on_start).await
             })
             .await
-    }
-}
-
-fn key_value_memory(config: &Config) -> Vec<(String, usize)> {
-    vec![("key-value machine".into(), config.memory)]
-}
-
-fn gateway_options(config: &Config) -> GatewayOptions {
-    GatewayOptions {
-        lanes: config.resp_lanes,
-        clients_max: config.clients_max,
-        buffers: config.resp_buffers,
-        client_timeout: config.client_timeout,
-        operation_size_max: vsr_types::limits::OPERATION_SIZE_MAX
-            .min(config.consensus.batch_size_max - vsr_types::limits::BATCH_HEADER_SIZE)
-            - vsr_types::limits::REQUEST_HEADER_SIZE,
-        password: config
-            .password
-            .as_ref()
-            .map(|password| password.expose().into()),
-        ..GatewayOptions::default()
     }
 }
 
@@ -237,17 +232,25 @@ fn boot() -> Boot {
 
 /// What only the machine itself knows.
 struct Extras<S> {
-    /// What it allocates, by part, in bytes.
-    memory: Vec<(String, usize)>,
+    /// What it allocates.
+    pools: Vec<Pool>,
+    /// How much of that is used.
+    levels: fn(&S) -> Vec<Level>,
     /// Its own metrics.
     metrics: fn(&S, &mut Samples),
+    /// Damages it, for tests.
+    #[cfg(feature = "flip")]
+    flip: crate::flip::FlipMachine<S>,
 }
 
 impl<S> Extras<S> {
     fn none() -> Self {
         Self {
-            memory: Vec::new(),
+            pools: Vec::new(),
+            levels: |_| Vec::new(),
             metrics: |_, _| {},
+            #[cfg(feature = "flip")]
+            flip: |_, _, _| false,
         }
     }
 }
@@ -259,13 +262,18 @@ struct Running<S: StateMachine + 'static> {
     extras: Extras<S>,
     admin: Cell<Option<TcpListener>>,
     gateway: std::cell::OnceCell<Gateway>,
-    memory: std::cell::OnceCell<Vec<(String, usize)>>,
+    plan: std::cell::OnceCell<Plan>,
+    admin_open: Rc<admin::Open>,
     started: Instant,
     progress: Cell<Progress>,
     /// When it was first seen to recover.
     recovers_since: Cell<Option<vsr_types::Instant>>,
     /// How this process got the state of the one before it.
     recovered: Cell<Option<Recovered>>,
+    /// The divergence that the log tells of, and whether this replica had stopped when it did.
+    divergence_told: Cell<Option<(Op, bool)>>,
+    /// What became of archives.
+    archives: Archives,
     /// How often the loop had turned when it was last seen to turn, and when that was.
     turns: Cell<(u64, Instant)>,
 }
@@ -285,11 +293,14 @@ impl<S: StateMachine + 'static> Running<S> {
             extras,
             admin: Cell::new(admin),
             gateway: std::cell::OnceCell::new(),
-            memory: std::cell::OnceCell::new(),
+            plan: std::cell::OnceCell::new(),
+            admin_open: Rc::default(),
             started: now,
             progress: Cell::default(),
             recovers_since: Cell::default(),
             recovered: Cell::default(),
+            divergence_told: Cell::default(),
+            archives: Archives::default(),
             turns: Cell::new((0, now)),
         }))
     }
@@ -316,11 +327,9 @@ impl<S: StateMachine + 'static> Running<S> {
             );
         }
         let with_resp = self.gateway.get().is_some();
-        let memory = memory_plan::<S>(&self.config, &self.extras.memory, with_resp);
-        assert!(
-            self.memory.set(memory.clone()).is_ok(),
-            "a node is run once"
-        );
+        let plan = Plan::new::<S>(&self.config, &self.extras.pools, with_resp);
+        residency::settle(&self.config, &plan);
+        assert!(self.plan.set(plan.clone()).is_ok(), "a node is run once");
         let mut tasks = Vec::new();
         if let Some(listener) = self.admin.take() {
             addresses.admin = local_address(&listener);
@@ -329,18 +338,24 @@ impl<S: StateMachine + 'static> Running<S> {
                 listener,
                 source,
                 Bounds::default(),
+                Rc::clone(&self.admin_open),
             )));
         }
         tasks.push(spawn_local(Rc::clone(&self).watch()));
+        tasks.push(spawn_local(Rc::clone(&self).archive()));
         self.answer_tools();
         if let Some(tell) = on_start {
-            tell(&Started { addresses, memory });
+            tell(&Started { addresses, plan });
         }
         let result = tokio::select! {
-            reason = self.server.stopped() => stop_result(reason),
+            reason = self.server.stopped() => {
+                self.tell_divergence();
+                stop_result(reason)
+            }
             () = shutdown => {
                 self.drain(serving).await;
-                Ok(())
+                self.tell_divergence();
+                left_result(self.server.report().halted)
             }
         };
         self.server.stop();
@@ -396,9 +411,28 @@ impl<S: StateMachine + 'static> Running<S> {
         }
     }
 
+    /// Archives what the replica asks for (R10.4).
+    async fn archive(self: Rc<Self>) {
+        let Some(folder) = &self.config.archive_dir else {
+            return;
+        };
+        let write = async |epoch: Epoch| {
+            let name = &self.config.cluster;
+            let written = image::archive::write(&self.server, folder, name, epoch).await;
+            let written = written.map_err(|error| error.to_string())?;
+            Ok(Written {
+                path: written.path.display().to_string(),
+                bytes: written.size,
+            })
+        };
+        let done = |epoch| self.server.archived(epoch);
+        archive::run(&self.archives, self.server.archives_due(), write, done).await;
+    }
+
     /// Looks at the replica regularly: what stands still can only be seen by looking twice.
     async fn watch(self: Rc<Self>) {
         let mut last = None;
+        let mut findings = inspect::ToldFindings::default();
         loop {
             let report = self.server.report();
             let mut progress = self.progress.get();
@@ -414,9 +448,27 @@ impl<S: StateMachine + 'static> Running<S> {
                 let (view, primary) = (report.view.raw(), report.primary.raw());
                 tracing::info!(status, view, primary, "status");
             }
+            self.tell_divergence();
             self.note_recovery(&report);
+            let integrity = self.server.with_replica(inspect::Integrity::of);
+            findings.tell(&integrity);
             let is_calm = report.status == PeerStatus::Normal;
             sleep(if is_calm { LOOK } else { LOOK_CLOSELY }).await;
+        }
+    }
+
+    /// Says, once, where the states of replicas were seen to differ: in the log, because the memory in
+    /// which the evidence lies may be gone soon.
+    fn tell_divergence(&self) {
+        let known = self.server.with_replica(|replica| {
+            let report = replica.divergence()?;
+            Some((report.op, replica.report().halted.is_some()))
+        });
+        if known.is_none() || known == self.divergence_told.replace(known) {
+            return;
+        }
+        if let Some(divergence) = self.server.with_replica(inspect::divergence) {
+            divergence.log();
         }
     }
 
@@ -454,24 +506,34 @@ impl<S: StateMachine + 'static> Running<S> {
     fn around(&self) -> Surroundings<'_> {
         // Whoever hears that this replica is ready hears how it became so.
         self.note_recovery(&self.server.report());
-        let memory = self
-            .memory
-            .get()
-            .map_or(0, |parts| parts.iter().map(|(_, bytes)| bytes).sum());
         Surroundings {
             config: &self.config,
             now: self.now(),
             uptime: self.started.elapsed(),
-            memory,
+            memory: self.plan.get().map_or(0, Plan::bytes),
             progress: self.progress.get(),
             links: self.server.links(),
             recovery: self.server.with_replica(Replica::recovery_report),
             transfer: self.server.with_replica(Replica::transfer),
             recovered: self.recovered.get(),
+            divergence: self.server.with_replica(inspect::divergence),
+            restarts_in_place: History::of_this_process().restarts().len() as u64,
+            integrity: self.server.with_replica(inspect::Integrity::of),
+            archives: self.archives.report(),
             view_changes: self
                 .server
                 .with_replica(|replica| replica.counters().of(Event::ViewsLeft)),
         }
+    }
+
+    /// How much of every pool is used.
+    fn levels(&self) -> Vec<Level> {
+        let mut levels = self.server.levels();
+        let machine = |replica: &Replica<S>| (self.extras.levels)(replica.machine());
+        levels.extend(self.server.with_replica(machine));
+        levels.extend(self.gateway.get().into_iter().flat_map(Gateway::levels));
+        levels.extend(self.admin_open.levels());
+        levels
     }
 
     fn answer_tools(self: &Rc<Self>) {
@@ -488,12 +550,20 @@ impl<S: StateMachine + 'static> Running<S> {
     fn answer(&self, topic: InspectTopic, argument: u64) -> Result<String, String> {
         let (report, around) = (self.server.report(), self.around());
         let op = Op::new(argument);
-        let memory = self.memory.get().map(Vec::as_slice).unwrap_or_default();
         match topic {
             InspectTopic::Status => json(&inspect::status(&report, &around)),
+            InspectTopic::Scrub => json(&inspect::scrubbing(
+                &around.integrity,
+                report.replicas,
+                around.now,
+            )),
             InspectTopic::Chain => json(&inspect::chain(&report, &around)),
             InspectTopic::Config => json(&inspect::settings(&self.config)),
-            InspectTopic::Limits => json(&inspect::limits(&self.config, memory)),
+            InspectTopic::Limits => json(&inspect::limits(
+                &self.config,
+                self.plan.get(),
+                &self.levels(),
+            )),
             InspectTopic::Metrics => json(&self.metrics()),
             InspectTopic::Log => json(&self.server.with_replica(|r| inspect::log(r, argument))),
             InspectTopic::Sessions => json(&self.server.with_replica(inspect::sessions)),
@@ -518,10 +588,9 @@ impl<S: StateMachine + 'static> Source for Running<S> {
             metrics::counters(&mut samples, replica.counters());
             (self.extras.metrics)(replica.machine(), &mut samples);
         });
-        metrics::memory(
-            &mut samples,
-            self.memory.get().map(Vec::as_slice).unwrap_or_default(),
-        );
+        if let Some(plan) = self.plan.get() {
+            metrics::memory(&mut samples, plan, &self.levels());
+        }
         samples.counter(
             "loop_turns",
             "Turns of the loop",
@@ -555,6 +624,15 @@ impl<S: StateMachine + 'static> Source for Running<S> {
     fn ready(&self) -> Result<(), String> {
         inspect::readiness(&self.server.report(), &self.around())
     }
+
+    #[cfg(feature = "flip")]
+    fn flip(&self, path: &str) -> Result<String, String> {
+        let done = self
+            .server
+            .with_replica_mut(|replica| crate::flip::flip(replica, self.extras.flip, path));
+        tracing::warn!(path, ?done, "memory was damaged on purpose");
+        done
+    }
 }
 
 fn json<T: serde::Serialize>(value: &T) -> Result<String, String> {
@@ -566,37 +644,6 @@ fn local_address(listener: &TcpListener) -> Option<String> {
         .local_addr()
         .ok()
         .map(|address| address.to_string())
-}
-
-fn server_config(config: &Config) -> ServerConfig {
-    ServerConfig {
-        connections_max: config.connections_max,
-        spin: config.spin,
-        ..ServerConfig::new(
-            config.consensus.clone(),
-            config.cluster.clone(),
-            config.peers.clone(),
-            config.listen.clone(),
-        )
-    }
-}
-
-/// Everything that a node allocates when it starts, by part, in bytes.
-fn memory_plan<S: StateMachine>(
-    config: &Config,
-    machine: &[(String, usize)],
-    with_resp: bool,
-) -> Vec<(String, usize)> {
-    let mut memory = machine.to_vec();
-    memory.extend(server_config(config).memory::<S>());
-    if with_resp {
-        let parts = gateway_options(config).memory();
-        memory.extend(parts.map(|(name, bytes)| (name.to_owned(), bytes)));
-    }
-    if config.admin.is_some() {
-        memory.push(("admin port".into(), Bounds::default().memory()));
-    }
-    memory
 }
 
 fn stop_result(reason: StopReason) -> Result<(), NodeError> {
@@ -612,27 +659,33 @@ fn stop_result(reason: StopReason) -> Result<(), NodeError> {
     }
 }
 
+/// Damages the built-in machine, for tests.
+#[cfg(feature = "flip")]
+fn flip_key_values(replica: &mut Replica<KvMachine>, place: &str, number: u64) -> bool {
+    let at = replica.context();
+    match place {
+        "state" => {
+            replica.machine_mut().flip(number);
+            true
+        }
+        "unordered" => replica.machine_mut().change_unordered(&at, number),
+        _ => false,
+    }
+}
+
+/// Why a node that was asked to leave is not fine with that.
+fn left_result(halted: Option<HaltReason>) -> Result<(), NodeError> {
+    match halted {
+        Some(why @ HaltReason::NoMajority { .. }) => {
+            Err(NodeError::NoMajority(inspect::halt_text(why)))
+        }
+        _ => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_defaults_take_less_than_a_gibibyte_at_every_size() {
-        let peers: Vec<String> = (1..=7).map(|i| format!("h{i}:7000")).collect();
-        for replicas in 1..=7 {
-            let config = Config::new("c", &peers[..replicas].join(","), 0)
-                .and_then(|config| config.with("resp", "127.0.0.1:0"))
-                .and_then(|config| config.with("admin", "127.0.0.1:0"))
-                .expect("valid");
-            let plan = memory_plan::<KvMachine>(&config, &key_value_memory(&config), true);
-            let sum: usize = plan.iter().map(|(_, bytes)| bytes).sum();
-            assert!(sum < 1 << 30, "{replicas} replicas: {sum} bytes, {plan:?}");
-            assert!(
-                sum > config.memory + config.consensus.journal_bytes,
-                "nothing is left out"
-            );
-        }
-    }
 
     #[test]
     fn halts_become_errors_and_being_asked_is_none() {
@@ -641,9 +694,12 @@ mod tests {
         let diverged = stop_result(StopReason::Halted(HaltReason::Divergence { op }));
         assert!(matches!(diverged, Err(NodeError::Divergence(text)) if text.contains("op 5")));
         let damaged = stop_result(StopReason::Halted(HaltReason::Memory));
-        assert!(matches!(damaged, Err(NodeError::Memory(text)) if text.contains("start the node")));
+        assert!(matches!(damaged, Err(NodeError::Memory(text)) if text.contains("memory")));
         let full = stop_result(StopReason::Halted(HaltReason::OpMax));
         assert!(matches!(full, Err(NodeError::Stopped(text)) if text.contains("--op-max")));
+        assert!(left_result(None).is_ok() && left_result(Some(HaltReason::OpMax)).is_ok());
+        let split = left_result(Some(HaltReason::NoMajority { op }));
+        assert!(matches!(split, Err(NodeError::NoMajority(text)) if text.contains("no majority")));
     }
 
     #[tokio::test(flavor = "current_thread")]

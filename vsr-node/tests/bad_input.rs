@@ -44,7 +44,7 @@ fn command_lines_that_make_no_sense_end_with_code_2_and_say_why() {
         (start(&["--resp", "127.0.0.1:0", "--no-resp"]), "contradict"),
         (start(&["--standby"]), "not in this version"),
         (start(&["--tls-cert", "x"]), "not in this version"),
-        (start(&["--on-op-max", "archive"]), "not in this version"),
+        (start(&["--on-op-max", "archive"]), "needs a folder"),
         (start(&["--config", "/no/such/file.toml"]), "cannot be read"),
         (
             start(&["--requirepass-file", "/no/such/file"]),

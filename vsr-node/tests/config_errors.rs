@@ -232,7 +232,7 @@ const CASES: &[Case] = &[
         "larger than 64 bits",
         "2^64",
     ),
-    case(&[("op-max", "10")], "op-max", "too small", "at least 64"),
+    case(&[("op-max", "0")], "op-max", "out of range", "from 1"),
     case(&[("tick", "10")], "tick", "no unit", "perhaps 10ms"),
     case(&[("tick", "1us")], "tick", "too small", "at least 1ms"),
     case(
@@ -296,10 +296,28 @@ const CASES: &[Case] = &[
         "from 1 to 4096",
     ),
     case(
-        &[("on-op-max", "reset")],
+        &[("on-op-max", "archive")],
         "on-op-max",
-        "not in this version",
-        "halt",
+        "needs a folder",
+        "--archive-dir",
+    ),
+    case(
+        &[("archive-dir", "/tmp")],
+        "archive-dir",
+        "nothing is archived with --on-op-max halt",
+        "--on-op-max archive",
+    ),
+    case(
+        &[("on-op-max", "archive"), ("archive-dir", "/no/such/folder")],
+        "archive-dir",
+        "cannot be read",
+        "a folder that exists",
+    ),
+    case(
+        &[("on-op-max", "archive"), ("archive-dir", "Cargo.toml")],
+        "archive-dir",
+        "not a folder",
+        "a folder that exists",
     ),
     case(
         &[("on-op-max", "explode")],
@@ -318,6 +336,12 @@ const CASES: &[Case] = &[
         "tls-cert",
         "not in this version",
         "private network",
+    ),
+    case(
+        &[("on-doubt", "guess")],
+        "on-doubt",
+        "not a choice",
+        "restart or exit",
     ),
     case(
         &[("requirepass-file", "/no/such/file")],

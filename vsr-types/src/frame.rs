@@ -209,6 +209,10 @@ impl Command {
                 | Self::InitResult
                 | Self::HandOver
                 | Self::HandOverResult
+                | Self::GetImage
+                | Self::Image
+                | Self::PutImage
+                | Self::PutImageResult
                 | Self::Inspect
                 | Self::InspectReply
                 | Self::Reject

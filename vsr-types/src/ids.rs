@@ -51,11 +51,12 @@ number! {
     View
 }
 number! {
-    /// A place in the log: the number of a prepare, +1 each, no gaps. 0 is the genesis.
+    /// A place in the log: the number of a prepare, +1 each, no gaps, for as long as the cluster exists.
+    /// 0 is the genesis. People see the op's name in its epoch: [`crate::OpMax::name`].
     Op
 }
 number! {
-    /// The number of a configuration of the cluster; op numbers restart in each.
+    /// The number of a stretch of the log, as [`crate::OpMax`] cuts it.
     Epoch
 }
 number! {
@@ -63,7 +64,7 @@ number! {
     RequestNumber
 }
 number! {
-    /// The op that registered a session, in the session's epoch. 0: not registered yet.
+    /// The op that registered a session. 0: not registered yet.
     SessionNumber
 }
 

@@ -37,16 +37,19 @@
 pub mod batch;
 pub mod body;
 mod checksum;
+mod epochs;
 pub mod frame;
 pub mod header;
 mod ids;
 pub mod limits;
+pub mod memory;
 pub mod message;
 pub mod route;
 mod time;
 
 pub use batch::{Batch, BatchBuilder, BatchError, Operation, Request, RequestHeader};
 pub use checksum::{Checksum, Hasher, checksum, checksum_behind_first};
+pub use epochs::{OpMax, OpName};
 pub use frame::{Frame, FrameError};
 pub use header::{HEADER_SIZE, Header};
 pub use ids::{

@@ -51,7 +51,7 @@ pub const JOURNAL_PIPELINES_MIN: usize = 4;
 /// A number from a peer that is further ahead of ours than this is a flipped bit, not progress (R0.3).
 pub const LEAP_MAX: u64 = 1 << 32;
 
-/// Views, epochs and counters stop here; nothing ever wraps (R10.1).
+/// Ops (over all epochs), views, epochs and counters stop here; nothing ever wraps (R10.1).
 pub const NUMBER_MAX: u64 = 1 << 62;
 
 /// The longest cluster name, in bytes of UTF-8.

@@ -10,6 +10,7 @@
 mod change;
 mod client;
 mod handshake;
+mod image;
 mod normal;
 mod operate;
 mod repair;
@@ -21,8 +22,12 @@ pub use change::{
     DoViewChange, EpochReady, GetView, IncarnationQuery, IncarnationReply, RecoveryReject,
     RecoveryRequest, RecoveryResponse, StartView, StartViewChange,
 };
-pub use client::{Query, QueryReply, Reject, RejectReason, Reply, Request};
+pub use client::{NO_OPS_LEFT, Query, QueryReply, Reject, RejectReason, Reply, Request};
 pub use handshake::{Hello, LinkKind, Refuse, RefuseReason, Welcome};
+pub use image::{
+    GetImage, IMAGE_REFUSED, Image, ImageLayout, ImageOffer, ImageRefusal, PUT_BEGIN, PUT_CHUNK,
+    PUT_END, PutImage, PutImageResult, PutOutcome,
+};
 pub use normal::{Commit, CommitOk, PeerStatus, Ping, Pong, Prepare, PrepareOk};
 pub use operate::{
     HandOver, HandOverOutcome, HandOverResult, InitAck, InitCommit, InitOutcome, InitPropose,
@@ -153,6 +158,14 @@ commands! {
     HandOver = 74,
     /// The answer.
     HandOverResult = 75,
+    /// A tool asks for chunks of state, to make a file of them.
+    GetImage = 76,
+    /// A chunk for a tool.
+    Image = 77,
+    /// A tool brings a chunk to a blank replica.
+    PutImage = 78,
+    /// The answer.
+    PutImageResult = 79,
     /// "I hold the sealed state of the last epoch."
     EpochReady = 80,
     /// A tool asks a replica about itself.
@@ -181,6 +194,8 @@ mod tests {
             assert!(RefuseReason::from_raw(raw).is_none_or(|reason| reason as u32 == raw));
             assert!(InitOutcome::from_raw(raw).is_none_or(|outcome| outcome as u32 == raw));
             assert!(InspectTopic::from_raw(raw).is_none_or(|topic| topic as u32 == raw));
+            assert!(ImageRefusal::from_raw(raw).is_none_or(|refusal| refusal as u32 == raw));
+            assert!(PutOutcome::from_raw(raw).is_none_or(|outcome| outcome as u32 == raw));
             let raw = u64::from(raw);
             assert!(HandOverOutcome::from_raw(raw).is_none_or(|outcome| outcome as u64 == raw));
         }

@@ -16,7 +16,8 @@ pub(super) type Handled = Result<(), DropReason>;
 
 impl<S: StateMachine> Replica<S> {
     pub(super) fn on_message(&mut self, frame: &Frame<'_>, out: &mut impl Outbox) -> Handled {
-        if frame.command() == Command::Prepare && self.may_put_back() && self.put_back(frame) {
+        let may_put_back = frame.command() == Command::Prepare && self.may_put_back();
+        if may_put_back && self.has_right_epoch(frame) && self.put_back(frame) {
             return Ok(());
         }
         if let Err(reason) = self.admit(frame, out) {
@@ -46,6 +47,8 @@ impl<S: StateMachine> Replica<S> {
             Command::NewState => self.on_new_state(frame, out),
             Command::InitPropose => self.on_init_propose(frame, out),
             Command::InitCommit => self.on_init_commit(frame, out),
+            Command::GetImage => self.on_get_image(frame, out),
+            Command::PutImage => self.on_put_image(frame, out),
             // Reconfiguration has its layouts and will have its room.
             Command::IncarnationQuery => self.on_incarnation_query(frame, out),
             Command::IncarnationReply => self.on_incarnation_reply(frame, out),
@@ -63,6 +66,8 @@ impl<S: StateMachine> Replica<S> {
             | Command::InitAck
             | Command::InitResult
             | Command::HandOverResult
+            | Command::Image
+            | Command::PutImageResult
             | Command::Inspect
             | Command::InspectReply => Err(DropReason::NotForReplicas),
         }
@@ -75,15 +80,12 @@ impl<S: StateMachine> Replica<S> {
             return Ok(());
         }
         self.admit_sender(frame)?;
+        self.admit_epoch(frame)?;
         if command.is_outside_clusters() {
             // Pings say what a replica is before it shares anything with us.
             return Ok(());
         }
-        self.admit_status(frame, out)?;
-        if frame.header().epoch() != self.epoch {
-            return Err(DropReason::OtherEpoch);
-        }
-        Ok(())
+        self.admit_status(frame, out)
     }
 
     /// What a replica in this status hears at all (R0.4, R6.7).
@@ -129,6 +131,8 @@ impl<S: StateMachine> Replica<S> {
                 | Command::InitPropose
                 | Command::InitCommit
                 | Command::HandOver
+                | Command::GetImage
+                | Command::PutImage
         )
     }
 
@@ -208,7 +212,7 @@ impl<S: StateMachine> Replica<S> {
         let header = frame.header();
         let leaps = |theirs: u64, ours: u64| theirs > ours.saturating_add(limits::LEAP_MAX);
         if leaps(header.view().raw(), self.view.raw())
-            || leaps(header.epoch().raw(), self.epoch.raw())
+            || leaps(header.epoch().raw(), self.epoch().raw())
         {
             return Err(DropReason::ImplausibleNumber);
         }

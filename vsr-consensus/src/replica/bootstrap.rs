@@ -5,14 +5,20 @@
 //! cluster id; every replica that is blank, and sees no peer that belongs to a cluster, answers with
 //! the nonce it drew when its process started; when *all* have answered, the tool sends all nonces to
 //! all. A replica that restarted in between has another nonce and does not take part (R7.1).
+//!
+//! A cluster begins with nothing, or with an image that was brought to every one of its replicas before
+//! (`transfer::import`). Then its log begins behind the op that the image is the state after: its genesis
+//! stands in that op's place.
 
 use core::time::Duration;
 
 use vsr_types::body::{self, BootNonces};
-use vsr_types::message::{InitAck, InitCommit, InitOutcome, InitPropose, InitResult, PeerStatus};
+use vsr_types::message::{
+    ImageOffer, InitAck, InitCommit, InitOutcome, InitPropose, InitResult, PeerStatus, Prepare,
+};
 use vsr_types::{
-    ClusterId, CrashVector, Frame, Identity, Incarnation, Instant, Nonce, ReplicaIndex, Timestamp,
-    View, checksum,
+    ClusterId, CrashVector, Frame, Header, Identity, Incarnation, Instant, MemberId, Nonce,
+    ReplicaIndex, Timestamp, View, checksum,
 };
 
 use super::admit::Handled;
@@ -29,6 +35,8 @@ pub(super) struct Proposal {
     since: Instant,
     /// Whether its cluster was formed with an earlier process in this place, so that this one recovers.
     is_void: bool,
+    /// Whether the cluster begins with the image that was brought here by the same token.
+    with_image: bool,
 }
 
 impl Proposal {
@@ -70,7 +78,7 @@ impl Renounced {
 
 /// How long an agreement keeps others out: longer than an operator's tool takes from the first answer
 /// to its word to all. Without it two operators at once could each win a part of the replicas.
-const AGREED_FOR: Duration = Duration::from_secs(5);
+pub(super) const AGREED_FOR: Duration = Duration::from_secs(5);
 
 impl<S: StateMachine> Replica<S> {
     pub(super) fn on_init_propose(&mut self, frame: &Frame<'_>, out: &mut impl Outbox) -> Handled {
@@ -86,21 +94,20 @@ impl<S: StateMachine> Replica<S> {
             self.answer_init(out, propose.token, InitOutcome::PeerOperational);
             return Err(DropReason::WrongStatus);
         }
-        let since = self.now.monotonic;
-        if let Status::Blank(Some(agreed)) = self.status
-            && agreed.token != propose.token
-        {
-            if since.since(agreed.since) < AGREED_FOR || self.renounced.has(propose.token) {
-                self.answer_init(out, propose.token, InitOutcome::OtherProposal);
-                return Err(DropReason::WrongStatus);
-            }
-            self.renounced.add(agreed.token);
+        if let Err(outcome) = self.may_begin(propose.token, frame.body()) {
+            self.answer_init(out, propose.token, outcome);
+            return Err(DropReason::WrongStatus);
+        }
+        if !self.renounce_agreed(propose.token) {
+            self.answer_init(out, propose.token, InitOutcome::OtherProposal);
+            return Err(DropReason::WrongStatus);
         }
         self.status = Status::Blank(Some(Proposal {
             cluster: propose.cluster,
             token: propose.token,
-            since,
+            since: self.now.monotonic,
             is_void: false,
+            with_image: !frame.body().is_empty(),
         }));
         let ack = InitAck {
             token: propose.token,
@@ -112,7 +119,38 @@ impl<S: StateMachine> Replica<S> {
         Ok(())
     }
 
-    fn sees_a_cluster(&self) -> bool {
+    /// R7.5: whether a cluster may begin with what this process holds: with nothing, or with the very
+    /// image that is proposed.
+    fn may_begin(&self, token: Nonce, proposed: &[u8]) -> Result<(), InitOutcome> {
+        if proposed.is_empty() {
+            return match self.is_without_state() && !self.is_off(Mutant::LeftoversIgnored) {
+                true => Err(InitOutcome::HoldsImage),
+                false => Ok(()),
+            };
+        }
+        let offer: Option<ImageOffer> = body::read(proposed);
+        match offer.is_some_and(|offer| self.holds_image(token, &offer)) {
+            true => Ok(()),
+            false => Err(InitOutcome::NoImage),
+        }
+    }
+
+    /// Leaves the proposal that was agreed to, if it is another than `token`'s and its operator has had
+    /// time enough. Says no when it has not, or when `token`'s was left before.
+    pub(super) fn renounce_agreed(&mut self, token: Nonce) -> bool {
+        if let Status::Blank(Some(agreed)) = self.status
+            && agreed.token != token
+        {
+            if self.now.monotonic.since(agreed.since) < AGREED_FOR || self.renounced.has(token) {
+                return false;
+            }
+            self.renounced.add(agreed.token);
+            self.status = Status::Blank(None);
+        }
+        true
+    }
+
+    pub(super) fn sees_a_cluster(&self) -> bool {
         self.peers().any(|peer| {
             self.links
                 .status_of(peer)
@@ -145,7 +183,10 @@ impl<S: StateMachine> Replica<S> {
                 ..agreed
             }));
         }
-        let Some(agreed) = proposed.filter(|_| is_mine) else {
+        // What was agreed to is still what is held here.
+        let is_ready =
+            |agreed: &Proposal| agreed.with_image == self.image_of(agreed.token).is_some();
+        let Some(agreed) = proposed.filter(|_| is_mine).filter(is_ready) else {
             self.answer_init(out, commit.token, InitOutcome::UnknownProposal);
             return Err(DropReason::WrongStatus);
         };
@@ -154,7 +195,7 @@ impl<S: StateMachine> Replica<S> {
         Ok(())
     }
 
-    /// Everybody agreed: view 0 of the new cluster begins, with an empty log.
+    /// Everybody agreed: view 0 of the new cluster begins, with an empty log, or behind an image.
     fn form(&mut self, agreed: Proposal, nonces: BootNonces) {
         assert!(
             matches!(self.status, Status::Blank(Some(_))),
@@ -170,10 +211,15 @@ impl<S: StateMachine> Replica<S> {
         }
         self.incarnation = vector.of(self.me());
         self.crash_vector = vector;
-        self.members = [vsr_types::MemberId::ZERO; vsr_types::limits::REPLICAS_MAX];
+        self.members = [MemberId::ZERO; vsr_types::limits::REPLICAS_MAX];
         self.head = self.genesis();
         self.applied_identity = self.genesis();
         self.head_timestamp = Timestamp::default();
+        if let Some(offer) = self.image_of(agreed.token) {
+            let genesis = self.genesis_behind(&offer);
+            self.begin_with(&genesis);
+        }
+        self.forget_import();
         self.note_member();
         self.enter_normal();
     }
@@ -185,6 +231,31 @@ impl<S: StateMachine> Replica<S> {
             checksum: checksum(bytemuck::bytes_of(&self.cluster)),
             checksum_body: checksum(&[self.config.replicas]),
         }
+    }
+
+    /// R7.6: what stands in the place of the op that the image is the state after: the same for all
+    /// replicas of this cluster, and of no other; bound to the image by its digest. It looks like an entry
+    /// whose body nobody has any more, which is what every log has behind a state.
+    fn genesis_behind(&self, offer: &ImageOffer) -> Header {
+        let last = offer
+            .header
+            .fields::<Prepare>()
+            .expect("it was looked at when it was announced");
+        let mut genesis = Header::new(Prepare {
+            op: last.op,
+            commit: last.op,
+            timestamp: last.timestamp,
+            parent: Identity {
+                checksum: checksum(bytemuck::bytes_of(&offer.digest)),
+                ..self.genesis()
+            },
+        });
+        genesis.set_cluster(self.cluster);
+        genesis.set_sender(ReplicaIndex::new(0), MemberId::ZERO, Incarnation::default());
+        genesis.set_epoch(self.op_max().epoch(last.op));
+        genesis.set_view(View::ZERO);
+        genesis.seal(&[]);
+        genesis
     }
 
     fn answer_init(&self, out: &mut impl Outbox, token: Nonce, outcome: InitOutcome) {

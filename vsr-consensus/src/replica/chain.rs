@@ -117,11 +117,16 @@ impl Links {
             replicas: config.replicas,
             chain: config.chain,
             peers: [Peer::unknown(Mode::Chain); REPLICAS_MAX],
-            sent_at: vec![Instant::ZERO; config.pipeline * 4].into_boxed_slice(),
+            sent_at: vec![Instant::ZERO; Self::sent_at_count(config)].into_boxed_slice(),
             prepare_timeout: config.prepare_timeout,
             waiting_since: None,
             route: Route::NONE,
         }
+    }
+
+    /// How many prepares are remembered with when they were sent.
+    pub(super) fn sent_at_count(config: &Config) -> usize {
+        config.pipeline * 4
     }
 
     /// A new view begins: nobody has acknowledged anything in it, nobody is suspected (R2.4).
@@ -235,6 +240,14 @@ impl Links {
         self.peers[peer.as_usize()]
             .heard
             .is_some_and(|heard| heard >= since)
+    }
+
+    /// Whether `peer` has not said that it has lost its memory.
+    pub(super) fn has_memory(&self, peer: ReplicaIndex) -> bool {
+        !matches!(
+            self.peers[peer.as_usize()].status,
+            Some(PeerStatus::Blank | PeerStatus::Recovering)
+        )
     }
 
     /// The oldest op whose body `peer` said it holds.

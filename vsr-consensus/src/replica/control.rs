@@ -11,8 +11,7 @@
 
 use vsr_types::limits::REPLICAS_MAX;
 use vsr_types::{
-    ClusterId, CrashVector, Epoch, Identity, Incarnation, MemberId, Op, ReplicaIndex, Timestamp,
-    View,
+    ClusterId, CrashVector, Identity, Incarnation, MemberId, Op, ReplicaIndex, Timestamp, View,
 };
 
 use super::{Replica, Status};
@@ -28,7 +27,6 @@ pub(super) struct Control {
     pub(super) member: MemberId,
     pub(super) status: Status,
     pub(super) cluster: ClusterId,
-    pub(super) epoch: Epoch,
     pub(super) view: View,
     pub(super) log_view: View,
     pub(super) incarnation: Incarnation,
@@ -39,6 +37,7 @@ pub(super) struct Control {
     pub(super) head_timestamp: Timestamp,
     pub(super) commit: Op,
     pub(super) applied: Op,
+    pub(super) archived: Op,
     pub(super) applied_identity: Identity,
     pub(super) applied_timestamp: Timestamp,
     pub(super) inherited_head: Op,
@@ -76,7 +75,6 @@ impl<S: StateMachine> Replica<S> {
             member: self.boot.member,
             status: self.status,
             cluster: self.cluster,
-            epoch: self.epoch,
             view: self.view,
             log_view: self.log_view,
             incarnation: self.incarnation,
@@ -87,6 +85,7 @@ impl<S: StateMachine> Replica<S> {
             head_timestamp: self.head_timestamp,
             commit: self.commit,
             applied: self.applied,
+            archived: self.archived,
             applied_identity: self.applied_identity,
             applied_timestamp: self.applied_timestamp,
             inherited_head: self.inherited.head(),

@@ -3,13 +3,14 @@
 //! What may leave a replica in which status is asserted here a second time, per kind of message, so
 //! that a handler that forgets a condition stops the process instead of breaking a promise (N29).
 
-use vsr_types::message::Command;
+use vsr_types::message::{Command, Prepare};
 use vsr_types::{
     ClientId, ClusterId, Epoch, Header, Incarnation, MemberId, Message, ReplicaIndex, View,
 };
 
 use super::{Replica, Status};
 use crate::counters::{Counters, Event};
+use crate::mutants::Mutant;
 use crate::{Outbox, Sent, StateMachine};
 
 /// Everything that a header says about its sender. Copied out so that a header can be made while
@@ -25,6 +26,11 @@ pub(super) struct Letterhead {
 }
 
 impl Letterhead {
+    /// For entries: they have the epoch of their op (R10.2).
+    pub(super) const fn set_epoch(&mut self, epoch: Epoch) {
+        self.epoch = epoch;
+    }
+
     /// For messages that speak of another view than the sender's.
     pub(super) const fn set_view(&mut self, view: View) {
         self.view = view;
@@ -55,7 +61,7 @@ impl<S: StateMachine> Replica<S> {
             replica: self.me(),
             member: self.boot.member,
             incarnation: self.incarnation,
-            epoch: self.epoch,
+            epoch: self.epoch(),
             view: self.view,
         }
     }
@@ -110,6 +116,7 @@ impl<S: StateMachine> Replica<S> {
                     header.view() <= self.view,
                     "an entry is not from the future"
                 );
+                self.assert_right_epoch(header);
             }
             Command::PrepareOk => {
                 assert!(
@@ -189,10 +196,22 @@ impl<S: StateMachine> Replica<S> {
 }
 
 impl<S: StateMachine> Replica<S> {
+    /// R10.2: what is prepared, passed on or given has the epoch of its op.
+    fn assert_right_epoch(&self, header: &Header) {
+        let op = header.fields::<Prepare>().map(|prepare| prepare.op);
+        let epoch = op.map(|op| self.op_max().epoch(op));
+        assert!(
+            epoch == Some(header.epoch())
+                || self.is_off(Mutant::HeadsEpoch)
+                || self.is_off(Mutant::EpochUnchecked),
+            "an entry has the epoch of its op (R10.2)"
+        );
+    }
+
     /// R6.7, R8.5: only who takes part and has a state gives it.
     fn assert_has_state(&self) {
         assert!(
-            self.is_normal() && self.has_state(),
+            self.is_normal() && self.gives_state(),
             "what is not a state is not given"
         );
     }

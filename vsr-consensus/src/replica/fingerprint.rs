@@ -160,6 +160,7 @@ impl<S: StateMachine> Replica<S> {
             self.op(),
             self.commit,
             self.applied,
+            self.archived,
             self.verified,
             self.held,
             self.forwarded,

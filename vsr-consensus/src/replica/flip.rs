@@ -1,7 +1,7 @@
 //! Flipped bits on demand, in every kind of place that holds something: for tests of what finds them.
 
 use vsr_journal::SLOT_BITS;
-use vsr_types::Op;
+use vsr_types::{Op, ReplicaIndex};
 
 use super::Replica;
 use crate::StateMachine;
@@ -21,6 +21,13 @@ pub enum Place {
     Replies,
     /// In the numbers of the protocol.
     Control,
+    /// In the queries that wait for the end of a round.
+    Queries,
+    /// In the vote of a replica that waits at an elect: its fields, then what it says of its log, then the
+    /// headers.
+    Vote(ReplicaIndex),
+    /// In this replica's own vote, as it is sent again.
+    OwnVote,
 }
 
 /// Flips bit `bit` of `bytes`, if it has as many.
@@ -66,6 +73,9 @@ impl<S: StateMachine> Replica<S> {
             Place::Sessions => self.sessions.flip(bit),
             Place::Replies => self.sessions.flip_reply(bit),
             Place::Control => self.flip_control(bit),
+            Place::Queries => self.reads.flip(bit),
+            Place::Vote(replica) => self.change.flip_vote(replica, bit),
+            Place::OwnVote => self.change.flip_own_vote(bit),
         }
     }
 
@@ -78,7 +88,6 @@ impl<S: StateMachine> Replica<S> {
         use bytemuck::bytes_of_mut;
         let Self {
             cluster,
-            epoch,
             view,
             log_view,
             incarnation,
@@ -89,13 +98,13 @@ impl<S: StateMachine> Replica<S> {
             head_timestamp,
             commit,
             applied,
+            archived,
             applied_identity,
             applied_timestamp,
             ..
         } = self;
         let mut fields = [
             bytes_of_mut(cluster),
-            bytes_of_mut(epoch),
             bytes_of_mut(view),
             bytes_of_mut(log_view),
             bytes_of_mut(incarnation),
@@ -106,6 +115,7 @@ impl<S: StateMachine> Replica<S> {
             bytes_of_mut(head_timestamp),
             bytes_of_mut(commit),
             bytes_of_mut(applied),
+            bytes_of_mut(archived),
             bytes_of_mut(applied_identity),
             bytes_of_mut(applied_timestamp),
         ];

@@ -17,7 +17,6 @@ impl<S: StateMachine> Replica<S> {
         );
         // I2.
         if before.incarnation == self.incarnation {
-            assert!(self.epoch >= before.epoch, "the epoch never goes back");
             assert!(self.view >= before.view, "the view never goes back");
             assert!(
                 self.log_view >= before.log_view,
@@ -63,6 +62,7 @@ impl<S: StateMachine> Replica<S> {
             self.applied <= self.held && self.held <= self.verified && self.verified <= self.op(),
             "executed, held, linked, present: each a part of the next"
         );
+        self.check_epochs();
         // I5: what is not executed here is still held.
         assert!(
             self.applied == self.op() || self.journal.tail() <= self.applied.next(),

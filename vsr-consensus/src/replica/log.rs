@@ -22,7 +22,7 @@ use bytemuck::Zeroable;
 use vsr_journal::{Journal, SlotState};
 use vsr_types::body::{LogSuffix, SUFFIX_WORDS};
 use vsr_types::message::Prepare;
-use vsr_types::{HEADER_SIZE, Header, Identity, Op, limits};
+use vsr_types::{HEADER_SIZE, Header, Identity, Op, OpMax, limits};
 
 use super::Replica;
 use crate::mutants::Mutant;
@@ -48,10 +48,6 @@ impl Inherited {
             count: 0,
             head: Op::ZERO,
         }
-    }
-
-    pub(super) const fn memory(config: &Config) -> usize {
-        suffix_length(config) * HEADER_SIZE
     }
 
     /// The op that the view's log ended with when the view began.
@@ -92,7 +88,7 @@ impl Inherited {
     }
 
     /// Flips a bit of a header, as memory does.
-    #[cfg(feature = "sim")]
+    #[cfg(feature = "flip")]
     pub(super) fn flip(&mut self, index: usize, bit: usize) -> bool {
         let header = self.headers[..self.count].get_mut(index);
         header.is_some_and(|header| super::flip::flip_bit(bytemuck::bytes_of_mut(header), bit))
@@ -118,13 +114,14 @@ pub(super) fn entry_of(header: &Header) -> Option<&Prepare> {
 }
 
 /// Reads the headers behind a suffix and checks that they are what they must be: intact, of
-/// consecutive ops that end with `head`, each the parent of the next. Blanks are allowed if
+/// consecutive ops that end with `head`, each the parent of the next, and in the epoch of its op (R10.2). Blanks are allowed if
 /// `with_blanks`. None when the message contradicts itself.
 pub(super) fn read_headers<'a>(
     bytes: &[u8],
     count: u64,
     head: Op,
     with_blanks: bool,
+    op_max: OpMax,
     into: &'a mut [Header],
 ) -> Option<&'a [Header]> {
     let count = usize::try_from(count).ok()?;
@@ -148,7 +145,8 @@ pub(super) fn read_headers<'a>(
             .fields::<Prepare>()
             .filter(|_| into.is_intact() && into.route().is_some())?;
         let follows = before.is_none_or(|before| before == entry.parent);
-        if entry.op != first.plus(index as u64) || !follows {
+        let is_named = op_max.epoch(entry.op) == into.epoch();
+        if entry.op != first.plus(index as u64) || !follows || !is_named {
             return None;
         }
         before = Some(into.identity());
@@ -164,6 +162,14 @@ pub(super) struct Conflict {
 }
 
 impl<S: StateMachine> Replica<S> {
+    /// A cluster begins, and its first view with it, behind the op of `genesis`.
+    pub(super) fn begin_inherited(&mut self, genesis: &Header) {
+        let op = entry_of(genesis)
+            .expect("a genesis looks like a prepare")
+            .op;
+        self.inherited.set(core::slice::from_ref(genesis), op);
+    }
+
     /// The last op of this replica's log, also when the ring does not reach that far yet.
     pub(super) fn log_head(&self) -> Op {
         self.op().max(self.inherited.head())
@@ -209,6 +215,7 @@ impl<S: StateMachine> Replica<S> {
             self.cut(head.next())?;
         }
         self.inherited.set(headers, head);
+        self.marks.inherited = self.marks.inherited.max(self.inherited.count);
         self.verified = self.verified_in(headers, first);
         self.extend_log();
         self.recount_held();

@@ -14,6 +14,7 @@
 //! | `repair` | fetching what is missing from others' journals |
 //! | `scrub` | looking for damage before anybody needs what was damaged |
 //! | `damage` | state that is not what was written, and how it is got rid of |
+//! | `findings` | what was found damaged and what became of it, for people |
 //! | `view_change` | leaving a view, and following the next |
 //! | `view_change::elect` | from votes to a view that has started |
 //! | `hand_over` | letting another replica lead |
@@ -23,6 +24,7 @@
 //! | `reads` | linearizable reads by a quorum round |
 //! | `bootstrap` | how a cluster begins |
 //! | `pings` | what replicas tell each other all the time: status, digests |
+//! | `epochs` | what happens when an epoch's op numbers are used up |
 //! | `deadlines` | what happens when, and when next |
 //! | `exit` | the one way out, the mirror of `admit` |
 //! | `invariants` | what must hold after every step |
@@ -34,15 +36,18 @@ mod chain;
 mod control;
 mod damage;
 mod deadlines;
+mod epochs;
 mod exit;
+mod findings;
 #[cfg(feature = "sim")]
 pub(crate) mod fingerprint;
-#[cfg(feature = "sim")]
+#[cfg(feature = "flip")]
 pub(crate) mod flip;
 mod hand_over;
 mod invariants;
 mod log;
 mod log_choice;
+mod memory;
 mod normal;
 mod pings;
 mod reads;
@@ -62,8 +67,8 @@ use alloc::vec;
 use vsr_journal::Journal;
 use vsr_types::message::PeerStatus;
 use vsr_types::{
-    ClusterId, CrashVector, Digest, Epoch, Header, Identity, Incarnation, Instant, MemberId, Now,
-    Op, ReplicaIndex, Timestamp, View, limits,
+    ClusterId, CrashVector, Digest, Header, Identity, Incarnation, Instant, MemberId, Now, Op,
+    ReplicaIndex, Timestamp, View, limits,
 };
 
 use crate::counters::Counters;
@@ -72,15 +77,19 @@ use crate::mutants::Mutant;
 use crate::random::Random;
 use crate::sessions::{SessionReport, Sessions, whole_digest};
 use crate::{
-    Boot, Config, DropReason, HaltReason, Input, Outbox, Outcome, PeerReport, Report, StateMachine,
+    Boot, Config, DropReason, EpochWarning, HaltReason, Input, Outbox, Outcome, PeerReport, Report,
+    StateMachine,
 };
 use bootstrap::{Proposal, Renounced};
 use chain::Links;
 use control::Control;
 use damage::Damage;
-#[cfg(feature = "sim")]
+use findings::Findings;
+pub use findings::{Finding, FindingKind, FindingTotals, FoundBy, Remedy};
+#[cfg(feature = "flip")]
 pub use flip::Place;
 use log::Inherited;
+use memory::Marks;
 use reads::Reads;
 use recovery::Recovery;
 pub use recovery::{RecoveryPhase, RecoveryReport};
@@ -120,7 +129,6 @@ pub struct Replica<S> {
     status: Status,
 
     cluster: ClusterId,
-    epoch: Epoch,
     /// `log_view <= view`; equal while Normal.
     view: View,
     /// The view whose log the journal holds.
@@ -155,7 +163,9 @@ pub struct Replica<S> {
     commit: Op,
     /// The last op executed: `applied <= commit`, `applied <= journal.head()`.
     applied: Op,
-    /// Its identity and time.
+    /// The last op of the newest epoch whose end this replica's node has archived (R10.4).
+    archived: Op,
+    /// The identity and time of the last op executed.
     applied_identity: Identity,
     applied_timestamp: Timestamp,
     /// The entry after `applied` was found damaged and must be fetched again before it can run.
@@ -164,6 +174,7 @@ pub struct Replica<S> {
     /// What of machine and sessions is not what was written.
     damage: Damage,
     scrubber: Scrubber,
+    findings: Findings,
     digests: Digests,
     /// The period of replicated time in which the newest digest was taken.
     digest_period: u64,
@@ -189,6 +200,8 @@ pub struct Replica<S> {
     counters: Counters,
     /// Replies are written here before they are stored and sent.
     reply_buffer: Box<[u8]>,
+    /// How much of what is used for the length of a call was used at most.
+    marks: Marks,
 }
 
 impl<S: StateMachine> Replica<S> {
@@ -201,7 +214,6 @@ impl<S: StateMachine> Replica<S> {
             machine,
             status: Status::Blank(None),
             cluster: ClusterId::ZERO,
-            epoch: Epoch::ZERO,
             view: View::ZERO,
             log_view: View::ZERO,
             incarnation: Incarnation::default(),
@@ -220,12 +232,17 @@ impl<S: StateMachine> Replica<S> {
             unexecuted_bytes: 0,
             commit: Op::ZERO,
             applied: Op::ZERO,
+            archived: Op::ZERO,
             applied_identity: Identity::default(),
             applied_timestamp: Timestamp::default(),
             stalled: false,
+            #[cfg(not(feature = "mutate"))]
             sessions: Sessions::new(config.sessions, config.reply_bytes),
+            #[cfg(feature = "mutate")]
+            sessions: Sessions::new(config.sessions, config.reply_bytes).without(config.mutant),
             damage: Damage::default(),
             scrubber: Scrubber::default(),
+            findings: Findings::default(),
             digests: Digests::new(),
             digest_period: 0,
             batch: OpenBatch::new(config.batch_size_max),
@@ -244,34 +261,10 @@ impl<S: StateMachine> Replica<S> {
             random: Random::new(boot.seed),
             counters: Counters::default(),
             reply_buffer: vec![0; limits::REPLY_SIZE_MAX].into_boxed_slice(),
+            marks: Marks::default(),
             config: config.clone(),
             boot,
         }
-    }
-
-    /// The memory that [`Self::new`] allocates beside the machine's, by part, in bytes.
-    #[must_use]
-    pub fn memory(config: &Config) -> [(&'static str, usize); 6] {
-        [
-            (
-                "journal",
-                Journal::memory(config.journal_slots, config.journal_bytes),
-            ),
-            (
-                "sessions and replies",
-                Sessions::memory(config.sessions, config.reply_bytes) + Transfer::memory(config),
-            ),
-            ("open batch", config.batch_size_max),
-            ("queries", 2 * config.query_bytes),
-            (
-                "view change",
-                Change::memory(config)
-                    + Inherited::memory(config)
-                    + Repair::memory()
-                    + Recovery::memory(),
-            ),
-            ("reply buffer", limits::REPLY_SIZE_MAX),
-        ]
     }
 
     /// Handles one input. The only door.
@@ -304,6 +297,7 @@ impl<S: StateMachine> Replica<S> {
                 }
                 Ok(())
             }
+            Input::Archived { epoch } => self.on_archived(epoch),
         };
         if let Err(reason) = handled {
             self.counters.dropped(reason);
@@ -370,6 +364,7 @@ impl<S: StateMachine> Replica<S> {
         self.forget_leading();
         self.change.on_normal(self.now.monotonic);
         self.watch_primary();
+        self.damage_in_new_view();
     }
 
     /// Whatever a primary had begun ends with its view: clients ask again.
@@ -420,7 +415,7 @@ impl<S: StateMachine> Replica<S> {
     pub fn context(&self) -> crate::Context {
         crate::Context {
             stamp: vsr_types::ViewStamp {
-                epoch: self.epoch,
+                epoch: self.op_max().epoch(self.applied),
                 view: self.applied_identity.view,
                 op: self.applied,
             },
@@ -480,6 +475,7 @@ impl<S: StateMachine> Replica<S> {
         for peer in self.peers() {
             peers[peer.as_usize()] = self.links.report(peer, self.is_primary());
         }
+        let ops_left = self.op_max().left(self.op());
         Report {
             cluster: self.cluster,
             replica: self.me(),
@@ -490,10 +486,15 @@ impl<S: StateMachine> Replica<S> {
                 _ if self.is_untrusted => Some(HaltReason::Memory),
                 Status::Halted(reason) => Some(reason),
                 // N22: it goes on answering reads and repairing others, so it is Normal.
-                Status::Normal if self.op().raw() >= self.config.op_max => Some(HaltReason::OpMax),
+                Status::Normal if self.is_used_up() => Some(HaltReason::OpMax),
                 Status::Blank(_) | Status::Recovering | Status::Normal | Status::ViewChange => None,
             },
-            epoch: self.epoch,
+            op_max: self.op_max(),
+            on_op_max: self.config.on_op_max,
+            epoch: self.epoch(),
+            ops_left,
+            warning: EpochWarning::of(ops_left, self.config.op_max),
+            archive_due: self.archive_due(),
             view: self.view,
             primary: self.primary(),
             op: self.op(),

@@ -18,6 +18,7 @@ use vsr_types::{Checksum, RequestNumber, ViewStamp, checksum};
 use super::Replica;
 use super::admit::Handled;
 use super::exit::send_to_client;
+use super::findings::FoundBy;
 use crate::counters::Event;
 use crate::mutants::Mutant;
 use crate::sessions::{Executed, Verdict};
@@ -39,7 +40,8 @@ impl<S: StateMachine> Replica<S> {
             && self.op().distance_from(self.applied) < self.config.pipeline as u64
             && (self.unexecuted_bytes == 0
                 || self.unexecuted_bytes + body_size <= IN_FLIGHT_BYTES_MAX)
-            && self.op().raw() < self.config.op_max
+            // R10.1, R10.4.
+            && self.may_append()
             // R8.1: nothing that is not executed here is overwritten.
             && self.journal.room(body_size, self.applied.next())
             // R8.1: nor, for a bounded time, what a backup in the chain has yet to execute.
@@ -96,10 +98,17 @@ impl<S: StateMachine> Replica<S> {
             self.is_normal() && self.is_primary(),
             "only a primary prepares"
         );
+        assert!(
+            self.may_append(),
+            "no op is prepared that must not be (R10.1, R10.4)"
+        );
         let op = self.op().next();
         let timestamp = self.replicated_now().max(self.head_timestamp.next());
         self.clock_base = Some((timestamp, self.now.monotonic));
-        let letterhead = self.letterhead();
+        let mut letterhead = self.letterhead();
+        if !self.is_off(Mutant::HeadsEpoch) {
+            letterhead.set_epoch(self.op_max().epoch(op));
+        }
         let (body, count) = self.batch.finish();
         let prepare = Prepare {
             op,
@@ -113,6 +122,8 @@ impl<S: StateMachine> Replica<S> {
             op.distance_from(self.applied) <= self.config.pipeline as u64,
             "the pipeline is bounded"
         );
+        let on_their_way = op.distance_from(self.applied) as usize;
+        self.marks.prepares = self.marks.prepares.max(on_their_way);
         self.journal.append(&header, body, self.applied.next());
         self.unexecuted_bytes += body.len();
         self.counters.count(Event::Prepared);
@@ -222,7 +233,7 @@ impl<S: StateMachine> Replica<S> {
         if !is_restored && self.journal.put_body(op, &identity, frame.body()).is_err() {
             return false;
         }
-        self.note_repaired(op);
+        self.note_repaired(op, frame.header().replica());
         self.stalled = self.stalled && op != self.applied.next();
         self.repair.note_progress(self.now.monotonic);
         if op == self.held.next() && op <= self.verified {
@@ -238,6 +249,11 @@ impl<S: StateMachine> Replica<S> {
             "entries are appended in order"
         );
         assert!(prepare.parent == self.head, "entries form a chain (I4)");
+        assert!(
+            header.epoch() == self.op_max().epoch(prepare.op)
+                || self.is_off(Mutant::EpochUnchecked),
+            "an entry has the epoch of its op (R10.2)"
+        );
         self.journal.append(header, body, self.protected_from());
         self.counters.count(Event::Appended);
         self.head = header.identity();
@@ -502,9 +518,10 @@ impl<S: StateMachine> Replica<S> {
             "R2.7"
         );
         let op = self.applied.next();
-        let Some((header, intact)) = read_for_execution(&self.journal, op) else {
+        let believed = self.is_off(Mutant::ExecutionUnverified);
+        let Some((header, intact)) = read_for_execution(&self.journal, op, believed) else {
             self.journal.mark_faulty(op);
-            self.note_faulty(op, true);
+            self.note_faulty(op, true, FoundBy::Use);
             self.stalled = true;
             return 0;
         };
@@ -564,6 +581,7 @@ impl<S: StateMachine> Replica<S> {
             machine,
             counters,
             reply_buffer,
+            marks,
             ..
         } = self;
         let (_, body) = journal
@@ -593,6 +611,8 @@ impl<S: StateMachine> Replica<S> {
                 self.note_damage_met(true);
                 return false;
             }
+            let size = told.as_ref().map_or(0, |told| told.size);
+            marks.reply = marks.reply.max(size);
             let (Some(told), true) = (told, reply_to_clients) else {
                 continue;
             };
@@ -612,11 +632,16 @@ impl<S: StateMachine> Replica<S> {
         true
     }
 
-    /// Takes the digest at the first op of every period of replicated time.
+    /// Takes the digest at the first op of every period of replicated time, and at the last of every epoch.
     fn take_digest(&mut self, timestamp: Timestamp) {
         let length = u64::try_from(self.config.digest_period.as_nanos()).unwrap_or(u64::MAX);
         let period = timestamp.as_nanos() / length.max(1);
-        if period == self.digest_period {
+        // R10.3: and at the end of an epoch, which archives are compared by.
+        let is_at_border = self.is_epoch_executed();
+        if is_at_border {
+            self.counters.count(Event::EpochsEnded);
+        }
+        if period == self.digest_period && !is_at_border {
             return;
         }
         self.digest_period = period;
@@ -639,12 +664,13 @@ struct Told {
 /// checksum, each request by the one that its client made (M2). Only when one of those is wrong is
 /// the body read again, to tell damage here (none is returned) from damage that was replicated
 /// (false is returned: not every request is intact).
-fn read_for_execution(journal: &Journal, op: Op) -> Option<(Header, bool)> {
+fn read_for_execution(journal: &Journal, op: Op, believed: bool) -> Option<(Header, bool)> {
     let (header, body) = journal.read_unverified_body(op).ok()?;
-    let whole = Batch::parse(body).is_ok_and(|batch| {
-        let mut requests = batch.requests();
-        requests.by_ref().all(|request| request.is_intact()) && requests.is_whole()
-    });
+    let whole = believed
+        || Batch::parse(body).is_ok_and(|batch| {
+            let mut requests = batch.requests();
+            requests.by_ref().all(|request| request.is_intact()) && requests.is_whole()
+        });
     if !whole && journal.read(op).is_err() {
         return None;
     }

@@ -4,10 +4,11 @@ use vsr_types::body::{self, DigestReport};
 use vsr_types::message::{PeerStatus, Ping, Pong};
 use vsr_types::{Frame, Op, ReplicaIndex};
 
-use super::Replica;
 use super::admit::Handled;
+use super::{Replica, Status};
 use crate::counters::Event;
-use crate::digests::Comparison;
+use crate::digests::{Comparison, DivergenceReport};
+use crate::mutants::Mutant;
 use crate::{DropReason, HaltReason, Outbox, Sent, StateMachine};
 
 /// How many ticks lie between pings.
@@ -27,9 +28,10 @@ impl<S: StateMachine> Replica<S> {
             status: self.peer_status() as u8,
             reserved: [0; 7],
         };
-        let report = self.digest_report();
+        let (reports, count) = self.digests_to_tell();
         for peer in self.peers() {
-            let _: Sent = self.send(out, peer, ping, bytemuck::bytes_of(&report));
+            let body = bytemuck::cast_slice(&reports[..count]);
+            let _: Sent = self.send(out, peer, ping, body);
         }
     }
 
@@ -49,8 +51,9 @@ impl<S: StateMachine> Replica<S> {
             status: self.peer_status() as u8,
             reserved: [0; 7],
         };
-        let report = self.digest_report();
-        let _: Sent = self.send(out, peer, pong, bytemuck::bytes_of(&report));
+        let (reports, count) = self.digests_to_tell();
+        let body = bytemuck::cast_slice(&reports[..count]);
+        let _: Sent = self.send(out, peer, pong, body);
         Ok(())
     }
 
@@ -102,39 +105,92 @@ impl<S: StateMachine> Replica<S> {
         }
     }
 
-    /// The digest that goes out with pings and heartbeats: the newest agreed one.
+    /// What goes out with pings: the newest digest, and one that somebody else's differs from.
+    fn digests_to_tell(&self) -> ([DigestReport; 2], usize) {
+        let (reports, count) = self.digests.to_tell();
+        if self.is_off(Mutant::ContestUntold) {
+            return (reports, 1);
+        }
+        (reports, count)
+    }
+
+    /// The digest that goes out with heartbeats: the newest one.
     pub(super) fn digest_report(&self) -> DigestReport {
         self.digests.newest()
     }
 
+    /// Hears what a peer says of its state: its newest digest, and perhaps one that somebody else's
+    /// differs from.
     pub(super) fn hear_digest(&mut self, frame: &Frame<'_>) {
-        let Some(report) = body::read::<DigestReport>(frame.body()) else {
-            return;
-        };
-        self.digests.hear(frame.header().replica(), report);
-        self.compare_digests(report.op);
+        let header = frame.header();
+        for bytes in frame.body().chunks_exact(size_of::<DigestReport>()).take(2) {
+            let Some(report) = body::read::<DigestReport>(bytes) else {
+                return;
+            };
+            let is_news = self
+                .digests
+                .hear(header.replica(), header.incarnation(), report);
+            if is_news {
+                // Whoever is asked soon still remembers that op.
+                let soon = self.now.monotonic.after(self.config.tick);
+                self.ping_at = self.ping_at.min(soon);
+            }
+            self.compare_digests(report.op);
+        }
     }
 
-    /// N16, R4.2: the minority stops; without a majority everybody does.
+    /// N16, R4.2: whoever is not with a quorum serves nobody any more. Who knows that a quorum agrees on
+    /// something else has lost its memory, as far as anybody is concerned, and gets it back from them;
+    /// without such a quorum nobody can tell who is right, and everybody stays as it is, for people to
+    /// look at.
     pub(super) fn compare_digests(&mut self, op: Op) {
-        if !self.is_normal() {
+        if self.is_off(Mutant::NoComparison) {
             return;
         }
-        // A peer that was not heard of for long cannot be waited for.
+        match self.status {
+            Status::Normal | Status::ViewChange => {}
+            Status::Halted(HaltReason::NoMajority { op }) => {
+                if self
+                    .digests
+                    .is_outvoted(op, self.config.replicas, self.me())
+                {
+                    self.enter_halted(HaltReason::Divergence { op });
+                }
+                return;
+            }
+            Status::Blank(_) | Status::Recovering | Status::Halted(_) => return,
+        }
+        // A peer that was not heard of for long cannot be waited for, nor one that has lost its memory:
+        // what it will know it will have from one of those who differ.
         let since = self.now.monotonic.before(self.config.view_timeout * 4);
+        let (me, replicas) = (self.me(), self.config.replicas);
+        let anybody = self.is_off(Mutant::LostMayVote);
         let links = &self.links;
-        let may_vote = |peer: ReplicaIndex| links.heard_since(peer, since);
-        match self
-            .digests
-            .compare(op, self.me(), self.config.replicas, may_vote)
-        {
+        let may_vote = |peer: ReplicaIndex| {
+            links.heard_since(peer, since) && (links.has_memory(peer) || anybody)
+        };
+        let verdict = self.digests.compare(op, me, replicas, may_vote);
+        match verdict {
             Comparison::Unknown => {}
             Comparison::Equal => self.counters.count(Event::DigestsEqual),
             Comparison::PeerDiffers => self.counters.count(Event::DigestsDifferent),
-            Comparison::Outvoted(op) => {
+            Comparison::Outvoted | Comparison::NoMajority => {
                 self.counters.count(Event::DigestsDifferent);
-                self.enter_halted(HaltReason::Divergence { op });
+                let reason = match verdict {
+                    Comparison::Outvoted => HaltReason::Divergence { op },
+                    _ => HaltReason::NoMajority { op },
+                };
+                if !self.is_off(Mutant::MinorityServes) {
+                    self.enter_halted(reason);
+                }
             }
         }
+    }
+
+    /// The last time that replicas were seen to have different digests at the same op: where, since when,
+    /// and who said what. None: never, in this life.
+    #[must_use]
+    pub const fn divergence(&self) -> Option<&DivergenceReport> {
+        self.digests.divergence()
     }
 }

@@ -18,13 +18,15 @@ use alloc::vec;
 use core::time::Duration;
 
 use bytemuck::{Pod, Zeroable};
+use vsr_types::memory::{Level, touch};
 use vsr_types::message::{QueryReply, Reject, RejectReason};
-use vsr_types::{ClientId, Frame, Op, RequestHeader, RequestNumber};
+use vsr_types::{ClientId, Frame, Op, RequestHeader, RequestNumber, checksum};
 
 use super::Replica;
 use super::admit::Handled;
 use super::damage::in_image;
 use super::exit::send_to_client;
+use super::findings::FoundBy;
 use super::requests::Asker;
 use crate::counters::Event;
 use crate::mutants::Mutant;
@@ -44,6 +46,17 @@ struct Entry {
     size: u32,
     /// A [`RequestHeader`] that is to be judged, no query.
     is_request: u32,
+    /// Over the rest of this and the query: it waits for a round (N17).
+    check: u64,
+    reserved: u64,
+}
+
+impl Entry {
+    fn computed_check(&self, body: &[u8]) -> u64 {
+        let bare = Self { check: 0, ..*self };
+        let entry = checksum(bytemuck::bytes_of(&bare)).raw();
+        u64::from(entry) << 32 | u64::from(checksum(body).raw())
+    }
 }
 
 /// How many bytes of queries and answers one deadline handles.
@@ -56,6 +69,8 @@ const ENTRY_SIZE: usize = size_of::<Entry>();
 struct Queue {
     bytes: Box<[u8]>,
     used: usize,
+    /// The most that was used.
+    most: usize,
 }
 
 impl Queue {
@@ -63,6 +78,7 @@ impl Queue {
         Self {
             bytes: vec![0; size].into_boxed_slice(),
             used: 0,
+            most: 0,
         }
     }
 
@@ -77,29 +93,44 @@ impl Queue {
         if end > self.bytes.len() {
             return false;
         }
-        let entry = Entry {
+        let mut entry = Entry {
             client,
             query,
             size: body.len() as u32,
             is_request: u32::from(is_request),
+            check: 0,
+            reserved: 0,
         };
+        entry.check = entry.computed_check(body);
         let body_at = self.used + ENTRY_SIZE;
         self.bytes[self.used..body_at].copy_from_slice(bytemuck::bytes_of(&entry));
         self.bytes[body_at..end].copy_from_slice(body);
         self.used = end;
+        self.most = self.most.max(end);
         true
     }
 
-    /// The entry at `at` and where the next one begins.
-    fn get(&self, at: usize) -> Option<(Entry, &[u8], usize)> {
+    /// The entry at `at` and where the next one begins, if they are what was written. If not, nothing
+    /// behind it can be found either: those clients ask again.
+    fn get(&self, at: usize, is_believed: bool) -> Option<(Entry, &[u8], usize)> {
         let (entry, behind) = self.bytes[at..self.used].split_at_checked(ENTRY_SIZE)?;
         let entry: Entry = bytemuck::pod_read_unaligned(entry);
-        let size = entry.size as usize;
-        Some((entry, &behind[..size], at + ENTRY_SIZE + size))
+        let body = behind.get(..entry.size as usize)?;
+        let is_sound = is_believed || entry.check == entry.computed_check(body);
+        is_sound.then_some((entry, body, at + ENTRY_SIZE + body.len()))
     }
 
     const fn is_empty(&self) -> bool {
         self.used == 0
+    }
+}
+
+#[cfg(feature = "flip")]
+impl Reads {
+    /// Flips a bit of the queries of the round under way, as memory does.
+    pub(super) fn flip(&mut self, bit: usize) -> bool {
+        let used = self.waiting.used;
+        super::flip::flip_bit(&mut self.waiting.bytes[..used], bit)
     }
 }
 
@@ -119,6 +150,22 @@ struct Round {
     sequence: u64,
     /// What must be executed before an answer: at least what was committed when the queries came.
     floor: Op,
+    /// Both once more: an answer rests on them.
+    copy: (u64, Op),
+}
+
+impl Round {
+    const fn new(sequence: u64, floor: Op) -> Self {
+        Self {
+            sequence,
+            floor,
+            copy: (sequence, floor),
+        }
+    }
+
+    fn is_sound(&self) -> bool {
+        self.copy == (self.sequence, self.floor)
+    }
 }
 
 impl Reads {
@@ -129,6 +176,23 @@ impl Reads {
             next: 0,
             round: None,
         }
+    }
+
+    pub(super) fn level(&self) -> Level {
+        let [a, b] = [&self.gathering, &self.waiting];
+        let in_use = |test: fn(&Queue) -> bool| [a, b].into_iter().filter(|q| test(q)).count();
+        Level::new(
+            "queries",
+            in_use(|queue| !queue.is_empty()),
+            in_use(|queue| queue.most > 0),
+        )
+        .with_fullest(a.most.max(b.most))
+    }
+
+    /// Touches what was allocated: nothing is in it yet.
+    pub(super) fn prefault(&mut self) {
+        touch(&mut self.gathering.bytes);
+        touch(&mut self.waiting.bytes);
     }
 
     /// Drops all queries: their clients ask the next primary.
@@ -181,10 +245,7 @@ impl<S: StateMachine> Replica<S> {
             "the last round was answered"
         );
         self.send_heartbeats(out);
-        self.reads.round = Some(Round {
-            sequence: self.sequence,
-            floor,
-        });
+        self.reads.round = Some(Round::new(self.sequence, floor));
         self.counters.count(Event::ReadRounds);
     }
 
@@ -214,6 +275,8 @@ impl<S: StateMachine> Replica<S> {
             && self.is_primary()
             && self.has_state()
             && !self.is_blocked()
+            // A round that is not what was written is never answered: its clients ask again.
+            && round.is_sound()
             && self.applied >= round.floor
             // R12, S49: one short of a quorum, the primary itself being the last.
             && (self.links.answers(round.sequence) + 1 >= self.config.quorum()
@@ -224,17 +287,18 @@ impl<S: StateMachine> Replica<S> {
         assert!(self.can_answer_reads(), "the caller asked (I21)");
         let at = self.context();
         let letterhead = self.letterhead();
+        let is_believed = self.is_off(Mutant::QueriesUnverified);
         let Self {
             reads,
             machine,
             sessions,
             counters,
             reply_buffer,
-            damage,
+            marks,
             ..
         } = self;
-        let mut bytes = 0;
-        while let Some((entry, body, next)) = reads.waiting.get(reads.next) {
+        let (mut bytes, mut met) = (0, None);
+        while let Some((entry, body, next)) = reads.waiting.get(reads.next, is_believed) {
             if bytes > ANSWER_BYTES_MAX {
                 return;
             }
@@ -255,12 +319,13 @@ impl<S: StateMachine> Replica<S> {
             let size = machine.query(&at, body, reply_buffer);
             if let Some(chunk) = machine.damaged() {
                 // N17: no answer made from it leaves. Its client asks again, whoever leads then.
-                damage.note(in_image(sessions, machine, chunk), false);
+                met = Some(in_image(sessions, machine, chunk));
                 reads.waiting.used = 0;
                 break;
             }
             assert!(size <= reply_buffer.len(), "a reply fits into its buffer");
             bytes += size;
+            marks.reply = marks.reply.max(size);
             let reply = QueryReply {
                 client: entry.client,
                 query: entry.query,
@@ -274,6 +339,9 @@ impl<S: StateMachine> Replica<S> {
         reads.waiting.used = 0;
         reads.next = 0;
         reads.round = None;
+        if let Some(chunks) = met {
+            self.note_damage(chunks, false, FoundBy::Use);
+        }
     }
 
     /// A request that this primary's session table speaks against is told so when a quorum has said

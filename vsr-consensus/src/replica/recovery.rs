@@ -193,6 +193,7 @@ impl<S: StateMachine> Replica<S> {
             "only who has no memory recovers"
         );
         self.status = Status::Recovering;
+        self.forget_import();
         self.cluster = cluster;
         self.crash_vector = CrashVector::default();
         self.incarnation = Incarnation::default();
@@ -420,8 +421,10 @@ impl<S: StateMachine> Replica<S> {
             return Ok(());
         }
         self.recovery.suffix.of = None;
+        let names = self.op_max();
         let headers = &mut self.recovery.suffix.headers;
-        let read = read_headers(bytes, count, op, true, headers).ok_or(DropReason::Malformed)?;
+        let read = read_headers(bytes, count, op, true, names, headers);
+        let read = read.ok_or(DropReason::Malformed)?;
         // Who was given its state has no headers from before it: blanks stand for them.
         let is_blank = |header: &&Header| header.command().is_none();
         let known = read.iter().rev().take_while(|h| !is_blank(h)).count();
@@ -432,6 +435,7 @@ impl<S: StateMachine> Replica<S> {
         }
         headers.copy_within(all - known..all, 0);
         self.recovery.suffix.count = known;
+        self.marks.recovery = self.marks.recovery.max(known);
         self.recovery.suffix.of = Some((from, view, op));
         Ok(())
     }

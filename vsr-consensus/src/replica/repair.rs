@@ -22,6 +22,7 @@ use alloc::vec;
 
 use bytemuck::Zeroable;
 use vsr_journal::ReadError;
+use vsr_types::memory::touch;
 use vsr_types::message::{GetHeaders, GetPrepare, Headers, Prepare};
 use vsr_types::{
     Frame, HEADER_SIZE, Header, Identity, Instant, Nonce, Op, ReplicaIndex, Route, limits,
@@ -106,6 +107,12 @@ impl Repair {
 
     pub(super) const fn memory() -> usize {
         2 * limits::HEADERS_MAX * HEADER_SIZE
+    }
+
+    /// Touches what was allocated: nothing is in it yet.
+    pub(super) fn prefault(&mut self) {
+        touch(bytemuck::cast_slice_mut(&mut self.headers));
+        touch(&mut self.bytes);
     }
 
     /// Another view, another log: what was missing in the last one may not exist.
@@ -419,6 +426,7 @@ impl<S: StateMachine> Replica<S> {
             reserved: 0,
         };
         let bytes = core::mem::take(&mut self.repair.bytes);
+        self.marks.repair = self.marks.repair.max(count);
         let body = &bytes[..count * HEADER_SIZE];
         let _: Sent = self.send(out, frame.header().replica(), answer, body);
         self.repair.bytes = bytes;
@@ -448,7 +456,9 @@ impl<S: StateMachine> Replica<S> {
             return Err(DropReason::Malformed);
         };
         let mut buffer = core::mem::take(&mut self.repair.headers);
-        let read = read_headers(frame.body(), count as u64, head, false, &mut buffer);
+        self.marks.repair = self.marks.repair.max(count.min(buffer.len()));
+        let names = self.op_max();
+        let read = read_headers(frame.body(), count as u64, head, false, names, &mut buffer);
         let taken = read.map(|headers| {
             let known = if is_evidence {
                 headers.len()

@@ -7,6 +7,7 @@
 use alloc::boxed::Box;
 use alloc::vec;
 
+use vsr_types::memory::{Level, touch};
 use vsr_types::message::{Command, Query, Reject, RejectReason, Reply};
 use vsr_types::{
     BatchBuilder, Checksum, ClientId, Frame, Operation, Request, RequestNumber, Route,
@@ -26,6 +27,8 @@ use crate::{DropReason, Outbox, Sent, StateMachine};
 pub(super) struct OpenBatch {
     builder: BatchBuilder,
     buffer: Box<[u8]>,
+    /// The size of the largest batch so far.
+    most: usize,
 }
 
 impl OpenBatch {
@@ -33,7 +36,17 @@ impl OpenBatch {
         Self {
             builder: BatchBuilder::new(),
             buffer: vec![0; size_max].into_boxed_slice(),
+            most: 0,
         }
+    }
+
+    pub(super) const fn level(&self) -> Level {
+        Level::new("open batch", self.size(), self.most)
+    }
+
+    /// Touches what was allocated: nothing is in it yet.
+    pub(super) fn prefault(&mut self) {
+        touch(&mut self.buffer);
     }
 
     /// Drops what is in it.
@@ -60,6 +73,7 @@ impl OpenBatch {
         let builder = core::mem::take(&mut self.builder);
         let count = builder.count();
         let size = builder.finish(&mut self.buffer);
+        self.most = self.most.max(size);
         (&self.buffer[..size], count)
     }
 }
@@ -260,17 +274,24 @@ impl<S: StateMachine> Replica<S> {
         {
             self.cut_batch(out);
         }
-        if self.op().raw() >= self.config.op_max {
-            // N22: never a wrap-around; reads go on. Asked after the cut, which may have taken the
+        if self.is_used_up() {
+            // R10.1: never a wrap-around; reads go on. Asked after the cut, which may have taken the
             // last number: what is put into a batch has an op to come.
-            return self.reject(out, asker, RejectReason::Halted, DropReason::Refused);
+            let detail = vsr_types::message::NO_OPS_LEFT;
+            return self.reject_with(
+                out,
+                asker,
+                RejectReason::Halted,
+                detail,
+                DropReason::Refused,
+            );
         }
         if !self
             .batch
             .builder
             .has_room(size, self.config.batch_size_max)
         {
-            // N8: the sender hears it.
+            // N8: the sender hears it. R10.5: also when the batch waits for an archive.
             return self.reject(out, asker, RejectReason::Busy, DropReason::Busy);
         }
         self.batch.builder.push(&mut self.batch.buffer, request);
@@ -286,6 +307,7 @@ impl<S: StateMachine> Replica<S> {
     ) -> Option<()> {
         let letterhead = self.letterhead();
         let (executed, body) = self.sessions.reply(slot, &mut self.reply_buffer)?;
+        self.marks.reply = self.marks.reply.max(body.len());
         assert!(
             executed.op <= self.applied,
             "a reply is that of an executed op (I20)"

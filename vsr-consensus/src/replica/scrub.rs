@@ -10,9 +10,10 @@
 use core::time::Duration;
 
 use vsr_journal::{Journal, ReadError, SlotState};
-use vsr_types::{Header, Identity, Instant, Op, message::Prepare};
+use vsr_types::{Header, Identity, Instant, Op, ReplicaIndex, message::Prepare};
 
 use super::damage::in_image;
+use super::findings::{FoundBy, Remedy};
 use super::{Replica, Status};
 use crate::counters::Event;
 use crate::mutants::Mutant;
@@ -51,6 +52,8 @@ pub(super) struct Scrubber {
     due: Instant,
     began_at: Instant,
     looked_at: u64,
+    /// Sessions and machine could not be looked at in this round: they were being replaced.
+    has_left_out: bool,
     rounds: u64,
     last_round: Duration,
     faulty: Faulty,
@@ -87,6 +90,12 @@ impl Faulty {
     }
 }
 
+impl Scrubber {
+    pub(super) const fn rounds(&self) -> u64 {
+        self.rounds
+    }
+}
+
 /// How far the scrubber has come, and what is damaged now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ScrubReport {
@@ -94,6 +103,10 @@ pub struct ScrubReport {
     pub rounds: u64,
     /// How long the last one took.
     pub last_round: Duration,
+    /// For how long this one has been going on.
+    pub elapsed: Duration,
+    /// About how long it will still take.
+    pub left: Duration,
     /// How many bytes this one has looked at.
     pub looked_at: u64,
     /// And how many there are.
@@ -108,6 +121,12 @@ pub struct ScrubReport {
     pub damaged_chunk: Option<u64>,
     /// An operation met the damage: nothing is executed until it is repaired.
     pub is_blocked: bool,
+    /// Since when the state has been damaged.
+    pub damaged_since: Option<Instant>,
+    /// No peer can give what is damaged of the state: it is bad wherever it is held.
+    pub is_nobodys: bool,
+    /// Who is asked for what is damaged.
+    pub waits_for: Option<ReplicaIndex>,
 }
 
 impl<S: StateMachine> Replica<S> {
@@ -160,6 +179,7 @@ impl<S: StateMachine> Replica<S> {
             Part::Journal => self.scrub_journal(),
             Part::Sessions | Part::Machine if !self.has_state() => {
                 // It is being replaced, and verified as a whole.
+                self.scrubber.has_left_out = true;
                 self.next_part();
                 0
             }
@@ -185,6 +205,10 @@ impl<S: StateMachine> Replica<S> {
             Part::Sessions => Part::Machine,
             Part::Machine => {
                 self.counters.count(Event::ScrubRounds);
+                if !self.scrubber.has_left_out {
+                    self.end_overwritten();
+                }
+                self.scrubber.has_left_out = false;
                 self.scrubber.rounds += 1;
                 self.scrubber.last_round = self.now.monotonic.since(self.scrubber.began_at);
                 self.scrubber.looked_at = 0;
@@ -210,8 +234,9 @@ impl<S: StateMachine> Replica<S> {
             bytes += seen.bytes;
             self.counters
                 .add(Event::CopiesMended, u64::from(seen.mended));
+            self.found_copies(slot as u64, seen.op, seen.mended);
             if let Some(op) = seen.faulty {
-                self.note_faulty(op, seen.is_news);
+                self.note_faulty(op, seen.is_news, FoundBy::Scrubber);
             }
         }
         bytes
@@ -225,7 +250,7 @@ impl<S: StateMachine> Replica<S> {
             .sessions
             .scrub(from, STEP_BYTES, &mut self.reply_buffer);
         if let Some(chunks) = seen.damaged {
-            self.note_damage(chunks, false);
+            self.note_damage(chunks, false, FoundBy::Scrubber);
         }
         match seen.next {
             Some(next) => self.scrubber.next = next,
@@ -242,7 +267,7 @@ impl<S: StateMachine> Replica<S> {
         }
         if let Scrub::Corrupt(chunk) = self.machine.scrub(STEP_BYTES) {
             let chunks = in_image(&self.sessions, &self.machine, chunk);
-            self.note_damage(chunks, false);
+            self.note_damage(chunks, false, FoundBy::Scrubber);
         }
         let bytes = left.min(STEP_BYTES as u64);
         self.scrubber.next += bytes;
@@ -251,11 +276,17 @@ impl<S: StateMachine> Replica<S> {
 
     /// The entry of `op` is damaged: it is fetched, whether or not it was executed, because others may
     /// still need it.
-    pub(super) fn note_faulty(&mut self, op: Op, is_news: bool) {
+    pub(super) fn note_faulty(&mut self, op: Op, is_news: bool, by: FoundBy) {
+        self.found_entry(op, by);
         if is_news {
             self.counters.count(Event::DamagedEntries);
         }
         self.scrubber.faulty.add(op);
+        if self.config.replicas == 1 {
+            // There is nobody to ask.
+            self.scrubber.unrepaired = Some(op);
+            self.end_entry(op, Remedy::Nobody);
+        }
     }
 
     /// An entry that was to be given or sent could not be read.
@@ -263,7 +294,7 @@ impl<S: StateMachine> Replica<S> {
         if why == ReadError::Faulty && op >= self.journal.tail() && op <= self.op() {
             let is_news = self.journal.state(op) == SlotState::Present;
             self.journal.mark_faulty(op);
-            self.note_faulty(op, is_news);
+            self.note_faulty(op, is_news, FoundBy::Use);
         }
     }
 
@@ -297,6 +328,7 @@ impl<S: StateMachine> Replica<S> {
         if let Some(&op) = self.scrubber.faulty.ops().iter().find(gone) {
             // It made room for newer ones.
             self.scrubber.faulty.remove(op);
+            self.end_entries_gone();
         }
         let Some(op) = self.faulty_entry() else {
             return;
@@ -326,6 +358,7 @@ impl<S: StateMachine> Replica<S> {
     /// that cannot execute it lets somebody else try.
     fn give_up_faulty(&mut self, op: Op, out: &mut impl Outbox) {
         self.counters.count(Event::EntriesUnrepaired);
+        self.end_entry(op, Remedy::Nobody);
         self.scrubber.unrepaired = Some(op);
         self.scrubber.asked.1 = 0;
         // The next round finds it again.
@@ -369,7 +402,8 @@ impl<S: StateMachine> Replica<S> {
     }
 
     /// The entry of `op` is whole again.
-    pub(super) fn note_repaired(&mut self, op: Op) {
+    pub(super) fn note_repaired(&mut self, op: Op, donor: ReplicaIndex) {
+        self.end_entry(op, Remedy::Peer(donor));
         if self.scrubber.faulty.ops().contains(&op) {
             self.scrubber.faulty.remove(op);
             self.scrubber.asked.2 = Instant::ZERO;
@@ -378,6 +412,28 @@ impl<S: StateMachine> Replica<S> {
         if self.scrubber.unrepaired == Some(op) {
             self.scrubber.unrepaired = None;
         }
+    }
+
+    /// About how long this round will still take, at the pace that the period asks for.
+    fn time_left(&self) -> Duration {
+        let size = self.scrub_size().max(1);
+        let rest = size.saturating_sub(self.scrubber.looked_at);
+        let period = self.config.scrub_period.as_nanos();
+        let left = period.saturating_mul(rest.into()) / u128::from(size);
+        Duration::from_nanos(u64::try_from(left).unwrap_or(u64::MAX))
+    }
+
+    /// Who is asked for what is damaged here.
+    fn waits_for(&self) -> Option<ReplicaIndex> {
+        if let Some(donor) = self.mends_from() {
+            return Some(donor);
+        }
+        let (op, count, _) = self.scrubber.asked;
+        let is_asked = count > 0 && self.scrubber.faulty.ops().contains(&op);
+        let peers = usize::from(self.config.replicas).saturating_sub(1);
+        is_asked
+            .then(|| self.peers().nth((count - 1) % peers.max(1)))
+            .flatten()
     }
 
     /// How far the scrubber has come, and what is damaged now.
@@ -395,6 +451,15 @@ impl<S: StateMachine> Replica<S> {
             damaged_state: self.damage.is_any().then_some(self.applied),
             damaged_chunk: self.damage.first(),
             is_blocked: self.is_blocked(),
+            damaged_since: self.damaged_since(),
+            is_nobodys: self.is_damage_nobodys(),
+            waits_for: self.waits_for(),
+            elapsed: if scrubber.looked_at == 0 {
+                Duration::ZERO
+            } else {
+                self.now.monotonic.since(scrubber.began_at)
+            },
+            left: self.time_left(),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 extern crate std;
 
+mod epochs;
 mod init;
 
 use std::vec::Vec;

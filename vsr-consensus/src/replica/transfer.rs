@@ -36,6 +36,8 @@
 //! replaced by an older one; therefore another donor can go on where one has failed.
 
 mod donor;
+mod export;
+mod import;
 mod install;
 mod mend;
 mod pace;
@@ -60,6 +62,8 @@ use crate::mutants::Mutant;
 use crate::sessions::SessionsImage;
 use crate::{Config, DropReason, ImageError, Outbox, Sent, StateMachine};
 use donor::{Hold, Questions};
+use export::Exports;
+use import::Import;
 use mend::Damage;
 use pace::Pace;
 use pass::Pass;
@@ -93,12 +97,17 @@ pub(super) struct Transfer {
     questions: Questions,
     /// As a donor: since when, and for whom, execution is held back.
     hold: Option<Hold>,
+    exports: Exports,
+    /// As a blank process: what a tool brings.
+    import: Option<Import>,
     /// As a primary: for whom prepares come slowly.
     slowly: Option<Slowly>,
     /// How often the load was faster than the transfer.
     outrun: Outrun,
     /// Counts donors tried.
     attempts: u8,
+    /// Who mends its state, as a donor knows, and when it asked last.
+    mends_for: (ReplicaIndex, Instant),
 }
 
 /// What the memory of machine and sessions holds while it is no state to execute on.
@@ -122,6 +131,8 @@ struct Running {
     is_complete: bool,
     /// Whether only damage is repaired: everything else of the copy is this replica's own state.
     mends: bool,
+    /// Whether it is only found out yet if somebody has what is damaged: nothing is written.
+    probes: bool,
     offer: Option<StateOffer>,
     /// How many chunks the machine was told to expect.
     machine_chunks: Option<u64>,
@@ -167,6 +178,7 @@ impl Running {
             pace: Pace::new(now),
             is_complete: false,
             mends: false,
+            probes: false,
             offer: None,
             machine_chunks: None,
             heard_at: now,
@@ -195,15 +207,13 @@ impl Transfer {
             image: SessionsImage::new(config.sessions, config.reply_bytes),
             questions: Questions::NONE,
             hold: None,
+            exports: Exports::NONE,
+            import: None,
             slowly: None,
             outrun: Outrun::NEVER,
             attempts: 0,
+            mends_for: (ReplicaIndex::new(0), Instant::ZERO),
         }
-    }
-
-    /// The bytes that [`Self::new`] allocates.
-    pub(super) fn memory(config: &Config) -> usize {
-        SessionsImage::memory(config.sessions, config.reply_bytes)
     }
 }
 
@@ -211,7 +221,37 @@ impl<S: StateMachine> Replica<S> {
     /// Whether this replica's state is being replaced, or must be: it executes nothing, and speaks for
     /// nothing that takes a state.
     pub(super) const fn is_transferring(&self) -> bool {
-        self.transfer.running.is_some() || self.is_damage_waiting()
+        self.transfer.running.is_some() || self.is_damage_waiting() || self.is_without_state()
+    }
+
+    /// Whether this memory is nobody's state and nothing replaces it yet: an image was brought to a process
+    /// that was blank, in whole or in part, and no cluster begins with it (R7.4).
+    pub(super) const fn is_without_state(&self) -> bool {
+        self.transfer.copy.is_mixed && self.transfer.running.is_none()
+    }
+
+    /// An image is written over the state that this blank process had, and no cluster has begun with it.
+    pub(super) fn give_up_state(&mut self) {
+        self.transfer.copy = Copy {
+            since: STATE_ALL,
+            at_least: Op::ZERO,
+            is_mixed: true,
+        };
+    }
+
+    /// What is in memory is the state after `op`, verified.
+    pub(super) fn has_state_of(&mut self, op: Op) {
+        self.transfer.copy = Copy {
+            since: op,
+            at_least: op,
+            is_mixed: false,
+        };
+    }
+
+    /// Whether whatever was brought to this process must be replaced by what the cluster has that it
+    /// found: the log leads on from a state that is not here, however far back it reaches.
+    fn must_take_state(&self) -> bool {
+        self.is_without_state() && self.is_restoring_log()
     }
 
     /// How far the transfer to this replica has come; none while there is none.
@@ -277,10 +317,26 @@ impl<S: StateMachine> Replica<S> {
         match self.status {
             // What was held here, and acknowledged, is not given up for less than a committed op that
             // this replica never held, or cannot read any more.
-            Status::Normal => !self.is_primary() && (self.stalled || is_committed()),
+            Status::Normal => {
+                !self.is_primary() && (is_committed() || (self.stalled && self.is_spare()))
+            }
             Status::Recovering => true,
             Status::Blank(_) | Status::ViewChange | Status::Halted(_) => false,
         }
+    }
+
+    /// Whether the others can do without this replica's state: with its own, no more than f states are
+    /// missing or behind it. Of a replica that merely lags that is certain (see above). One that cannot
+    /// read an entry which it held may be the only one left to execute on while another takes its state
+    /// over; it waits for that one to be done. Whoever is silent is not waited for.
+    fn is_spare(&self) -> bool {
+        let lately = self.config.view_timeout * LATELY_TIMEOUTS;
+        let is_behind = |&peer: &ReplicaIndex| {
+            let heard = self.links.report(peer, false).heard;
+            heard.is_some_and(|heard| self.now.monotonic.since(heard) < lately)
+                && self.links.applied_of(peer) < self.applied
+        };
+        self.peers().filter(is_behind).count() < usize::from(self.config.failures_survived())
     }
 
     /// No journal reaches back to what is needed here: fetches the state.
@@ -292,12 +348,10 @@ impl<S: StateMachine> Replica<S> {
         if !self.may_begin_transfer() {
             return;
         }
-        if !self.transfer.copy.is_mixed {
-            self.transfer.copy = Copy {
-                since: self.applied,
-                at_least: self.applied,
-                is_mixed: false,
-            };
+        if self.transfer.copy.is_mixed {
+            self.sessions.image_begin(&mut self.transfer.image);
+        } else {
+            self.has_state_of(self.applied);
         }
         self.counters.count(Event::TransfersBegun);
         self.transfer.outrun.begin();
@@ -322,18 +376,22 @@ impl<S: StateMachine> Replica<S> {
         let mut donors = [primary; REPLICAS_MAX];
         let mut count = 0;
         // What is known may be old: who is not known to be of help comes last.
+        let mends = self.is_damage_waiting() || self.mends_from().is_some();
         let doubts = |peer: ReplicaIndex| {
             let serves = self.links.status_of(peer) == Some(PeerStatus::Normal);
+            let applied = self.links.applied_of(peer);
             match serves {
-                true if self.links.applied_of(peer) >= useful => 0,
-                true => 1,
-                false => 2,
+                // Nothing has changed there since, so damaged chunks are all that is needed.
+                true if mends && applied == self.applied => 0,
+                true if applied >= useful => 1,
+                true => 2,
+                false => 3,
             }
         };
         let backups = (1..replicas)
             .rev()
             .map(|steps| primary.successor(steps, replicas));
-        for doubt in 0..=2 {
+        for doubt in 0..=3 {
             for peer in backups.clone().chain([primary]) {
                 if peer != self.me() && doubts(peer) == doubt {
                     donors[count] = peer;
@@ -383,16 +441,19 @@ impl<S: StateMachine> Replica<S> {
     pub(super) fn end_untouched_transfer(&mut self) {
         let is_untouched = !self.transfer.copy.is_mixed;
         let running = &mut self.transfer.running;
-        if is_untouched && running.is_some_and(|running| !running.mends) {
+        if is_untouched && running.is_some_and(|running| !running.mends || running.probes) {
             *running = None;
+            // What is damaged is asked for again when the next view has begun.
+            self.transfer.damage = Damage::NONE;
         }
     }
 
     /// When the deadline is wanted: a silence here, or the end of a hold at a donor.
     pub(super) fn transfer_deadline(&self) -> Option<Instant> {
         if self.can_verify()
+            || self.is_verifying_import()
             || self.can_go_on_mending()
-            || (self.is_beyond_journals() && self.may_begin_transfer())
+            || ((self.is_beyond_journals() || self.must_take_state()) && self.may_begin_transfer())
         {
             return Some(Instant::ZERO);
         }
@@ -424,10 +485,11 @@ impl<S: StateMachine> Replica<S> {
     /// The deadline came.
     pub(super) fn on_transfer_timeout(&mut self, out: &mut impl Outbox) {
         self.end_hold_in_time();
+        self.verify_import();
         self.watch_the_load(out);
         if self.is_damage_waiting() {
             self.go_on_mending(out);
-        } else if self.is_beyond_journals() {
+        } else if self.is_beyond_journals() || self.must_take_state() {
             self.begin_transfer(out);
         }
         if self.can_verify() {
@@ -456,6 +518,10 @@ impl<S: StateMachine> Replica<S> {
         if running.silences > SILENCES_MAX {
             running.fruitless += 1;
             if running.fruitless > FRUITLESS_ROUNDS_MAX * usize::from(self.config.replicas) {
+                if running.probes {
+                    self.give_up_mending();
+                    return;
+                }
                 // Nobody can go on from here: a number that was damaged on its way may ask for a
                 // state that nobody will have.
                 self.fail_transfer(out);
@@ -499,7 +565,8 @@ impl<S: StateMachine> Replica<S> {
     pub(super) fn on_new_state(&mut self, frame: &Frame<'_>, out: &mut impl Outbox) -> Handled {
         let state = *frame.fields::<NewState>().ok_or(DropReason::Malformed)?;
         self.admit_view(frame, out)?;
-        let known = self.commit.max(self.op()).raw();
+        // What was told of the log counts: a fresh process holds nothing, and its cluster may be old.
+        let known = self.commit.max(self.log_head()).raw();
         let Some(running) = &mut self.transfer.running else {
             return Err(DropReason::Duplicate);
         };
@@ -535,6 +602,12 @@ impl<S: StateMachine> Replica<S> {
             return Err(DropReason::Duplicate);
         };
         running.pass.expects(state)?;
+        if running.probes {
+            running.pass.took(state);
+            running.heard_at = self.now.monotonic;
+            running.silences = 0;
+            return Ok(());
+        }
         let session_chunks = self.sessions.image_chunks();
         let Some(machine_chunks) = state.chunks.checked_sub(session_chunks) else {
             return Err(DropReason::Malformed);
@@ -614,6 +687,10 @@ impl<S: StateMachine> Replica<S> {
             let donor = running.donor;
             // If it is lost, the donor goes on when the time is up.
             let _: Sent = self.send(out, donor, done, &[]);
+            return;
+        }
+        if running.probes {
+            self.end_probe();
             return;
         }
         if pass.is_over_chosen() {

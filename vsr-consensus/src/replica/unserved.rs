@@ -50,7 +50,9 @@ impl<S: StateMachine> Replica<S> {
         let counts = matches!(verdict, Verdict::Next(_))
             && self.fits(request)
             && self.machine.validate(request.operation()).is_ok()
-            && self.op().raw() < self.config.op_max
+            // R10.1, R10.5.
+            && !self.is_used_up()
+            && !self.primary_may_wait()
             && !self.is_transferring()
             && !self.is_off(Mutant::ServesNobody);
         if !counts {

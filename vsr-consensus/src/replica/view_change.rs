@@ -27,9 +27,11 @@ use core::time::Duration;
 use bytemuck::Zeroable;
 use vsr_types::body::{self, LogSuffix};
 use vsr_types::limits::REPLICAS_MAX;
+use vsr_types::memory::touch;
 use vsr_types::message::{DoViewChange, GetView, StartView, StartViewChange};
 use vsr_types::{
-    CrashVector, Frame, Header, Incarnation, Instant, Nonce, ReplicaIndex, View, limits,
+    Checksum, CrashVector, Frame, Header, Incarnation, Instant, Nonce, ReplicaIndex, View,
+    checksum, limits,
 };
 
 use super::admit::Handled;
@@ -70,9 +72,33 @@ struct Stored {
     suffix: LogSuffix,
     headers: Box<[Header]>,
     count: usize,
+    /// Over all of that: it waits until a quorum has voted, and a log is chosen by it (N19).
+    check: u64,
 }
 
 impl Stored {
+    fn computed_check(&self) -> u64 {
+        let Some(from) = self.from else {
+            return 0;
+        };
+        let headers = &self.headers[..self.count];
+        let parts = [
+            checksum(bytemuck::bytes_of(&from)),
+            checksum(bytemuck::bytes_of(&self.fields)),
+            checksum(bytemuck::bytes_of(&self.suffix)),
+            checksum(bytemuck::cast_slice(headers)),
+        ];
+        let mix = |sum: u64, part: Checksum| {
+            (sum ^ u64::from(part.raw())).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+        };
+        parts.into_iter().fold(self.count as u64, mix)
+    }
+
+    /// Whether it is what was received.
+    fn is_sound(&self) -> bool {
+        self.count <= self.headers.len() && self.check == self.computed_check()
+    }
+
     fn new(config: &Config) -> Self {
         Self {
             from: None,
@@ -80,6 +106,7 @@ impl Stored {
             suffix: LogSuffix::zeroed(),
             headers: vec![Header::zeroed(); suffix_length(config)].into_boxed_slice(),
             count: 0,
+            check: 0,
         }
     }
 
@@ -95,6 +122,7 @@ impl Stored {
         self.suffix = suffix;
         self.count = headers.len();
         self.headers[..self.count].copy_from_slice(headers);
+        self.check = self.computed_check();
     }
 
     fn vote(&self) -> Vote<'_> {
@@ -131,6 +159,7 @@ pub(super) struct Change {
     /// This replica's own vote, as it is sent (R5.2).
     own: Box<[u8]>,
     own_size: usize,
+    own_check: Checksum,
     chosen: Option<ChosenLog>,
     /// When a peer may be asked for its view again.
     ask_view_at: Instant,
@@ -157,6 +186,7 @@ impl Change {
             votes: (0..config.replicas).map(|_| Stored::new(config)).collect(),
             own: vec![0; SUFFIX_SIZE_MAX].into_boxed_slice(),
             own_size: 0,
+            own_check: Checksum::default(),
             chosen: None,
             ask_view_at: Instant::ZERO,
             received: vec![Header::zeroed(); suffix_length(config)].into_boxed_slice(),
@@ -164,11 +194,28 @@ impl Change {
         }
     }
 
-    pub(super) fn memory(config: &Config) -> usize {
-        let headers = (usize::from(config.replicas) + 2) * suffix_length(config);
-        headers * size_of::<Header>()
-            + usize::from(config.replicas) * size_of::<Stored>()
-            + SUFFIX_SIZE_MAX
+    /// What this replica's own vote takes.
+    pub(super) const OWN_SIZE: usize = SUFFIX_SIZE_MAX;
+
+    /// What each replica's vote takes.
+    pub(super) const fn vote_size(config: &Config) -> usize {
+        size_of::<Stored>() + suffix_length(config) * size_of::<Header>()
+    }
+
+    /// How many votes for the view are here.
+    pub(super) fn votes_held(&self) -> usize {
+        let votes = self.votes.iter();
+        votes.filter(|vote| vote.from.is_some()).count()
+    }
+
+    /// Touches what was allocated: nothing is in it yet.
+    pub(super) fn prefault(&mut self) {
+        touch(&mut self.own);
+        touch(bytemuck::cast_slice_mut(&mut self.received));
+        touch(bytemuck::cast_slice_mut(&mut self.choice));
+        for vote in &mut self.votes {
+            touch(bytemuck::cast_slice_mut(&mut vote.headers));
+        }
     }
 
     /// A view is normal: what led to it is over.
@@ -180,6 +227,28 @@ impl Change {
         self.abdicated = false;
         self.successor = None;
         self.forget_votes();
+    }
+
+    fn computed_own_check(&self) -> Checksum {
+        checksum(&self.own[..self.own_size])
+    }
+
+    /// Flips a bit of a vote, as memory does.
+    #[cfg(feature = "flip")]
+    pub(super) fn flip_vote(&mut self, replica: ReplicaIndex, bit: usize) -> bool {
+        let vote = &mut self.votes[replica.as_usize()];
+        let mut regions = [
+            bytemuck::bytes_of_mut(&mut vote.fields),
+            bytemuck::bytes_of_mut(&mut vote.suffix),
+            bytemuck::cast_slice_mut(&mut vote.headers[..vote.count]),
+        ];
+        vote.from.is_some() && super::flip::flip_in(&mut regions, bit)
+    }
+
+    /// Flips a bit of the own vote, as it is sent.
+    #[cfg(feature = "flip")]
+    pub(super) fn flip_own_vote(&mut self, bit: usize) -> bool {
+        super::flip::flip_bit(&mut self.own[..self.own_size], bit)
     }
 
     fn forget_votes(&mut self) {
@@ -289,7 +358,8 @@ impl<S: StateMachine> Replica<S> {
         let Some((target, until)) = self.change.successor else {
             return;
         };
-        let is_done = self.batch.count() == 0
+        // R10.5: what waits for an archive has no op yet; its clients ask the successor.
+        let is_done = (self.batch.count() == 0 || self.waits_at_border())
             && self.applied == self.op()
             && self.links.applied_of(target)
                 >= self.op().minus(self.config.pipeline_length() as u64);
@@ -435,9 +505,11 @@ impl<S: StateMachine> Replica<S> {
             tail: self.journal.tail(),
         };
         let suffix: LogSuffix = body::read(&own[..size]).expect("written just now");
+        let names = self.op_max();
         let vote = &mut self.change.votes[self.config.replica.as_usize()];
         let bytes = &own[size_of::<LogSuffix>()..size];
-        let read = read_headers(bytes, suffix.count, fields.op, true, &mut vote.headers);
+        let into = &mut vote.headers;
+        let read = read_headers(bytes, suffix.count, fields.op, true, names, into);
         let count = read.expect("a replica's own log is linked").len();
         // A sound replica keeps them all.
         let kept = count - fields.op.distance_from(op).min(count as u64) as usize;
@@ -448,15 +520,26 @@ impl<S: StateMachine> Replica<S> {
             ..suffix
         };
         vote.count = kept;
+        vote.check = vote.computed_check();
         own[..size_of::<LogSuffix>()].copy_from_slice(bytemuck::bytes_of(&vote.suffix));
         self.change.own_size = size_of::<LogSuffix>() + kept * size_of::<Header>();
+        self.marks.own_vote = self.marks.own_vote.max(self.change.own_size);
+        self.marks.votes = self.marks.votes.max(self.change.votes_held());
         self.change.own = own;
+        self.change.own_check = self.change.computed_own_check();
     }
 
     /// Sends the vote to everybody: to the elect, who counts it, and to the others as the proof that a
     /// quorum wanted the view.
     fn send_vote(&mut self, out: &mut impl Outbox) {
         self.change.repeat_at = self.now.monotonic.after(self.config.tick * VOTE_TICKS);
+        let mine = &self.change.votes[self.me().as_usize()];
+        let is_sound = mine.is_sound() && self.change.own_check == self.change.computed_own_check();
+        if !is_sound && !self.is_off(Mutant::VotesUnverified) {
+            // R6.8: a promise that is not what was promised, and the first one may have been heard.
+            self.is_untrusted = true;
+            return;
+        }
         let fields = self.change.votes[self.me().as_usize()].fields;
         let own = core::mem::take(&mut self.change.own);
         let body = &own[..self.change.own_size];
@@ -510,7 +593,8 @@ impl<S: StateMachine> Replica<S> {
         }
         let mut headers = core::mem::take(&mut self.change.received);
         let bytes = &frame.body()[size_of::<LogSuffix>()..];
-        let read = read_headers(bytes, suffix.count, fields.op, true, &mut headers);
+        let (op, names) = (fields.op, self.op_max());
+        let read = read_headers(bytes, suffix.count, op, true, names, &mut headers);
         let handled = match read {
             Some(read) => self.take_vote(frame, fields, suffix, read, out),
             None => Err(DropReason::Malformed),
@@ -553,6 +637,8 @@ impl<S: StateMachine> Replica<S> {
             return Err(DropReason::Duplicate);
         }
         stored.set(incarnation, fields, suffix, headers);
+        self.marks.votes = self.marks.votes.max(self.change.votes_held());
+        self.marks.received = self.marks.received.max(headers.len());
         Ok(())
     }
 
@@ -624,9 +710,11 @@ impl<S: StateMachine> Replica<S> {
         }
         let mut headers = core::mem::take(&mut self.change.received);
         let bytes = &frame.body()[size_of::<LogSuffix>()..];
-        let read = read_headers(bytes, suffix.count, start.op, true, &mut headers);
+        let (op, names) = (start.op, self.op_max());
+        let read = read_headers(bytes, suffix.count, op, true, names, &mut headers);
         let handled = match read {
             Some(read) => {
+                self.marks.received = self.marks.received.max(read.len());
                 let blank = |header: &&Header| header.command().is_none();
                 let known = read.len() - read.iter().rev().take_while(|h| !blank(h)).count();
                 self.follow(view, &start, &read[known..], out)

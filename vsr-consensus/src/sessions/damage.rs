@@ -64,7 +64,7 @@ impl Sessions {
     }
 
     /// Flips a bit of entries, links or index, as memory does.
-    #[cfg(feature = "sim")]
+    #[cfg(feature = "flip")]
     pub(crate) fn flip(&mut self, bit: usize) -> bool {
         let mut regions = [
             bytemuck::cast_slice_mut(&mut self.entries),
@@ -77,7 +77,7 @@ impl Sessions {
     }
 
     /// Flips a bit of the cached replies' blocks.
-    #[cfg(feature = "sim")]
+    #[cfg(feature = "flip")]
     pub(crate) fn flip_reply(&mut self, bit: usize) -> bool {
         crate::replica::flip::flip_bit(&mut self.replies.bytes, bit)
     }

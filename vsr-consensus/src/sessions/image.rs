@@ -108,8 +108,9 @@ impl Changes {
         }
     }
 
-    pub(super) const fn memory(sessions: usize, reply_bytes: usize) -> usize {
-        Parts::of(sessions, reply_bytes / BLOCK_SIZE).end * size_of::<Op>()
+    /// How many chunks are remembered.
+    pub(super) const fn count(sessions: usize, reply_bytes: usize) -> usize {
+        Parts::of(sessions, reply_bytes / BLOCK_SIZE).end
     }
 
     /// From here on, what changes is changed by `op`.
@@ -403,6 +404,7 @@ impl Sessions {
         }
         self.oldest = ends.oldest;
         self.newest = ends.newest;
+        self.most = self.most.max(self.count);
         (self.newest == older && self.count == ends.count as usize).then_some(())
     }
 

@@ -22,11 +22,13 @@ pub(crate) struct Replies {
     pub(super) next: Box<[Link]>,
     pub(super) free: u32,
     pub(super) free_count: usize,
+    /// The fewest that were free.
+    pub(super) least_free: usize,
 }
 
 impl Replies {
     pub(crate) fn new(bytes: usize) -> Self {
-        let blocks = bytes / BLOCK_SIZE;
+        let blocks = Self::blocks(bytes);
         let count = u32::try_from(blocks).expect("the configuration bounds the replies");
         assert!(count < NO_BLOCK, "the configuration bounds the replies");
         Self {
@@ -34,12 +36,16 @@ impl Replies {
             next: links::in_order(count),
             free: 0,
             free_count: blocks,
+            least_free: blocks,
         }
     }
 
-    pub(crate) const fn memory(bytes: usize) -> usize {
-        let blocks = bytes / BLOCK_SIZE;
-        blocks * (BLOCK_SIZE + size_of::<Link>())
+    /// What a block takes, with the link to the next one.
+    pub(super) const BLOCK: usize = BLOCK_SIZE + size_of::<Link>();
+
+    /// How many blocks a pool of so many bytes has.
+    pub(super) const fn blocks(bytes: usize) -> usize {
+        bytes / BLOCK_SIZE
     }
 
     pub(crate) const fn has_room(&self, size: usize) -> bool {
@@ -74,6 +80,7 @@ impl Replies {
             }
             last = block;
         }
+        self.least_free = self.least_free.min(self.free_count);
         Some(first)
     }
 

@@ -130,18 +130,30 @@ impl<M: Simulated> World<M> {
             return 0;
         };
         let node = &self.nodes[index];
-        let slot = usize::from(node.slot);
-        let allowed = self.plan.classes.has(FaultClass::BeyondF)
-            || self.failed() + u8::from(self.is_sound(slot)) <= self.plan.failures_survived();
+        let slot = node.slot;
         // Who recovers is hit only on purpose: otherwise nobody would ever get so far.
         let is_meant = node.is_operational() || target == Target::Recovering;
-        if node.replica.is_none() || !allowed || !is_meant {
+        if node.replica.is_none() || !is_meant || !self.may_lose(index) {
             return 0;
         }
+        self.lose_process(index, restart_after);
+        1 << slot
+    }
+
+    /// Whether the memory of this process may be lost as well.
+    pub(crate) fn may_lose(&self, index: usize) -> bool {
+        let slot = usize::from(self.nodes[index].slot);
+        self.plan.classes.has(FaultClass::BeyondF)
+            || self.failed() + u8::from(self.is_sound(slot)) <= self.plan.failures_survived()
+    }
+
+    /// A process that runs ends, and starts again later, if it does.
+    pub(crate) fn lose_process(&mut self, index: usize, restart_after: Option<Time>) {
+        let node = &self.nodes[index];
         if !node.is_operational() {
             self.stats.crashes_while_recovering += 1;
         }
-        if node.seen.leads(slot) {
+        if node.seen.leads(usize::from(node.slot)) {
             self.stats.crashes_of_primaries += 1;
         }
         self.stats.crashes += 1;
@@ -150,7 +162,6 @@ impl<M: Simulated> World<M> {
         if let Some(after) = restart_after {
             self.plan_restart(index, self.now + after);
         }
-        1 << slot
     }
 
     pub(crate) fn end_process(&mut self, index: usize) {

@@ -10,6 +10,7 @@ use super::machine::Simulated;
 use super::net::Address;
 use super::plan::{MILLISECOND, Time};
 use super::world::{Kind, Phase, World};
+use crate::OnOpMax;
 
 impl<M: Simulated> World<M> {
     /// A client's time has come: to ask, or to ask again.
@@ -32,12 +33,13 @@ impl<M: Simulated> World<M> {
         let client = &mut self.clients[index];
         client.floor = floor;
         client.key = None;
-        if !client.has_session() {
+        let reads_only = client.reads_only;
+        if !client.has_session() && !reads_only {
             client.register(cluster, now);
             self.knock(index);
             return;
         }
-        let is_query = self.asking.percent(self.plan.load.queries);
+        let is_query = self.asking.percent(self.plan.load.queries) || reads_only;
         let query = if is_query {
             M::question(&mut self.asking)
         } else {
@@ -48,6 +50,7 @@ impl<M: Simulated> World<M> {
                 client.asked = query;
                 client.query(cluster, now);
             }
+            None if !client.has_session() => client.register(cluster, now),
             None => {
                 client.asked = M::operation(&mut self.asking);
                 client.request(cluster, now);
@@ -100,6 +103,10 @@ impl<M: Simulated> World<M> {
             "a client was told something with flipped bits"
         );
         let heard = self.clients[index].hear(frame.header());
+        if self.is_doubtful(frame.header()) && matches!(heard, Heard::Reply(..) | Heard::Answer(_))
+        {
+            return self.hear_doubtful(index, heard, frame.body());
+        }
         match heard {
             Heard::Nothing => Ok(()),
             Heard::Later => {
@@ -107,6 +114,7 @@ impl<M: Simulated> World<M> {
                 self.wake_later(index, 5 * MILLISECOND);
                 Ok(())
             }
+            Heard::Halted => self.used_up(index),
             Heard::Session(op) => {
                 self.check_is_committed(index, op)?;
                 self.content(index);
@@ -122,6 +130,7 @@ impl<M: Simulated> World<M> {
                 self.served(index);
                 Ok(())
             }
+            Heard::Again(..) if self.is_doubtful(frame.header()) => Ok(()),
             Heard::Again(place, number) => {
                 self.stats.repeated += 1;
                 self.check_reply(index, place, number, frame.body())
@@ -139,7 +148,7 @@ impl<M: Simulated> World<M> {
         }
     }
 
-    fn served(&mut self, index: usize) {
+    pub(crate) fn served(&mut self, index: usize) {
         let client = &mut self.clients[index];
         client.served += 1;
         let took = self.now - client.began;
@@ -178,7 +187,13 @@ impl<M: Simulated> World<M> {
     }
 
     /// A reply is that of the operation it answers, byte for byte, whenever it is given.
-    fn check_reply(&self, index: usize, place: Place, number: u64, reply: &[u8]) -> Checked {
+    pub(crate) fn check_reply(
+        &self,
+        index: usize,
+        place: Place,
+        number: u64,
+        reply: &[u8],
+    ) -> Checked {
         self.check_is_committed(index, place.0)?;
         let client = &self.clients[index];
         let executed = self.history.execution(place.0, place.1);
@@ -231,6 +246,38 @@ impl<M: Simulated> World<M> {
                 );
                 Ok(())
             }
+        }
+    }
+
+    /// A client was told that there are no op numbers left (R10.1): it only reads from now on.
+    fn used_up(&mut self, index: usize) -> Checked {
+        let op_max = Op::new(self.plan.settings.op_max);
+        let client = &mut self.clients[index];
+        if self.plan.settings.on_op_max != OnOpMax::Halt || !self.history.is_proposed(op_max) {
+            // One replica has stopped.
+            self.wake_later(index, 5 * MILLISECOND);
+            return Ok(());
+        }
+        ensure!(
+            client.waiting != Waiting::Answer,
+            "reads go on at the last op (R10.1)",
+            "c{index} was told that no op number is left for its query"
+        );
+        self.stats.used_up += 1;
+        if M::question(&mut self.asking.split(0)).is_none() {
+            // There is nothing to read.
+            self.clients[index].served += 1;
+            return self.give_up(index);
+        }
+        let client = &mut self.clients[index];
+        client.reads_only = true;
+        // Whether it was executed is not known: whoever said so may have been deposed.
+        let (key, began) = (client.key.take(), client.began);
+        let seen = key.and_then(|_| M::observe(&client.asked, &[]));
+        self.served(index);
+        match seen {
+            Some(seen) => self.registers.abandon(began, &seen),
+            None => Ok(()),
         }
     }
 

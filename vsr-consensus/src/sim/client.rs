@@ -45,6 +45,8 @@ pub(crate) struct Client {
     /// Which replica is asked next.
     pub(crate) target: u8,
     pub(crate) wake_at: Time,
+    /// No op number is left: it only asks queries.
+    pub(crate) reads_only: bool,
     /// How many requests and queries were answered.
     pub(crate) served: u64,
 }
@@ -66,6 +68,8 @@ pub(crate) enum Heard {
     Refused(RejectReason),
     /// Ask again later.
     Later,
+    /// Whoever was asked has stopped, or no op number is left.
+    Halted,
 }
 
 impl Client {
@@ -86,6 +90,7 @@ impl Client {
             attempts: 0,
             target: random.below(u64::from(replicas)) as u8,
             wake_at: 0,
+            reads_only: false,
             served: 0,
         }
     }
@@ -210,12 +215,10 @@ impl Client {
         match RejectReason::from_raw(reject.reason) {
             _ if !is_mine => Heard::Nothing,
             None => Heard::Nothing,
-            Some(
-                RejectReason::Busy
-                | RejectReason::NotPrimary
-                | RejectReason::NotReady
-                | RejectReason::Halted,
-            ) => Heard::Later,
+            Some(RejectReason::Busy | RejectReason::NotPrimary | RejectReason::NotReady) => {
+                Heard::Later
+            }
+            Some(RejectReason::Halted) => Heard::Halted,
             Some(reason) => Heard::Refused(reason),
         }
     }

@@ -95,6 +95,12 @@ pub(crate) fn replay_line(seed: u64, options: &Options) -> String {
     if let Some(clients) = options.clients {
         line += &format!(" --clients {clients}");
     }
+    if let Some(op_max) = options.op_max {
+        line += &format!(" --op-max {op_max}");
+    }
+    if let Some(mode) = options.on_op_max {
+        line += &format!(" --on-op-max {}", mode.name());
+    }
     if options.without != defaults.without {
         line += &format!(" --without {}", options.without);
     }

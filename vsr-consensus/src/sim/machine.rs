@@ -118,6 +118,9 @@ pub(crate) struct Watched<M> {
     plant: Option<Plant>,
     applied: u64,
     answers: RefCell<BTreeMap<Vec<u8>, Vec<u8>>>,
+    /// How often an operation is executed again when it goes its own way; zero: it never does.
+    twists: u32,
+    has_diverged: bool,
 }
 
 /// After how many operations a planted mistake happens.
@@ -131,7 +134,20 @@ impl<M: Simulated> Watched<M> {
             plant,
             applied: 0,
             answers: RefCell::default(),
+            twists: 0,
+            has_diverged: false,
         }
+    }
+
+    /// A machine that goes its own way once, and so far: no two that go differently far are equal.
+    pub(crate) fn diverging(mut self, twists: u32) -> Self {
+        self.twists = twists;
+        self
+    }
+
+    /// Whether it has gone its own way.
+    pub(crate) const fn has_diverged(&self) -> bool {
+        self.has_diverged
     }
 
     /// Takes the notes since the last time.
@@ -157,6 +173,13 @@ impl<M: StateMachine> StateMachine for Watched<M> {
             Some(Plant::ExecutesTwice) => size = self.machine.apply(at, operation, reply),
             Some(Plant::WrongReply) if size > 0 => reply[0] ^= 1,
             _ => {}
+        }
+        if self.twists > 0 && self.applied >= PLANTED_AT && !self.has_diverged {
+            let before = self.machine.digest();
+            for _ in 0..self.twists {
+                size = self.machine.apply(at, operation, reply);
+            }
+            self.has_diverged = self.machine.digest() != before;
         }
         self.notes.borrow_mut().push(Note::Applied {
             op: at.stamp.op,

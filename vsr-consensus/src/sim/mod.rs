@@ -21,10 +21,12 @@
 //! Where to read next: [`check`], [`Options`], [`Simulated`].
 
 mod act;
+mod archive;
 mod ask;
 mod birth;
 mod check;
 mod client;
+mod doubt;
 pub mod explore;
 mod failure;
 mod faults;
@@ -146,6 +148,8 @@ fn summary_of<M: Simulated>(world: &World<M>) -> Summary {
         simulated_ns: world.now,
         heal_to_served_ns: stats.healed_to_served,
         halted: stats.halted,
+        rollovers: world.history.rollovers(),
+        archives: world.history.archived().0,
         marks: marks_of(world),
     }
 }
@@ -169,6 +173,9 @@ fn marks_of<M: Simulated>(world: &World<M>) -> Marks {
         );
     }
     let counted = [
+        ("states of their own found", world.doubts.found),
+        ("wrong replies before that", world.doubts.wrong),
+        ("longest, ms", world.doubts.longest / plan::MILLISECOND),
         ("messages lost", stats.lost),
         ("messages damaged", stats.damaged),
         ("frames refused", stats.refused),
@@ -189,6 +196,12 @@ fn marks_of<M: Simulated>(world: &World<M>) -> Marks {
         ("places with two processes", stats.doubled),
         ("former lives that live on", stats.outlived),
         ("views left", stats.views_left),
+        ("epochs begun", world.history.rollovers()),
+        ("epochs archived", world.history.archived().0),
+        ("epochs archived again", world.history.archived().1),
+        ("archives that failed", stats.archives_failed),
+        ("crashes while archiving", stats.crashes_while_archiving),
+        ("clients refused at the last op", stats.used_up),
         ("register windows explained", world.registers.windows),
         ("register operations explained", world.registers.explained),
         ("registers given up", world.registers.given_up),

@@ -5,7 +5,8 @@ use std::vec::Vec;
 
 use vsr_types::message::{PeerStatus, Prepare};
 use vsr_types::{
-    ClientId, ClusterId, Header, Identity, Incarnation, Instant, Now, Op, ReplicaIndex, Timestamp,
+    ClientId, ClusterId, Epoch, Header, Identity, Incarnation, Instant, Now, Op, ReplicaIndex,
+    Timestamp,
 };
 
 use super::check::history::Log;
@@ -80,6 +81,7 @@ pub(crate) struct Seen {
     pub(crate) op: Op,
     pub(crate) commit: Op,
     pub(crate) applied: Op,
+    pub(crate) archive_due: Option<Epoch>,
 }
 
 impl Seen {
@@ -95,6 +97,7 @@ impl Seen {
             op: Op::ZERO,
             commit: Op::ZERO,
             applied: Op::ZERO,
+            archive_due: None,
         }
     }
 
@@ -102,7 +105,8 @@ impl Seen {
         let report = replica.report();
         Self {
             status: report.status,
-            halted: report.halted.is_some(),
+            // The end of all numbers is no failure, and whoever is at it takes part.
+            halted: report.halted.is_some_and(|why| why != HaltReason::OpMax),
             superseded: report.halted == Some(HaltReason::Superseded),
             incarnation: report.incarnation,
             view: report.view.raw(),
@@ -110,6 +114,7 @@ impl Seen {
             op: report.op,
             commit: report.commit,
             applied: report.applied,
+            archive_due: report.archive_due,
         }
     }
 
@@ -155,6 +160,8 @@ pub(crate) struct Node<M> {
     pub(crate) origins: Vec<Option<Address>>,
     /// When it starts again; [`Time::MAX`]: not before everything is healed.
     pub(crate) restart_at: Time,
+    /// When it is done with archiving; [`Time::MAX`]: it is not at it.
+    pub(crate) archive_at: Time,
     /// When it lost its memory last.
     pub(crate) crashed_at: Time,
 }

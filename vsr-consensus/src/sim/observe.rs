@@ -34,6 +34,7 @@ impl<M: Simulated> World<M> {
             return Ok(());
         }
         check_monotone(slot, before, &seen)?;
+        self.note_archive(index, before, &seen);
         if (seen.status, seen.view) != (before.status, before.view) {
             self.note_change(index, before, &seen)?;
         }
@@ -41,6 +42,9 @@ impl<M: Simulated> World<M> {
         if seen.superseded && !before.superseded {
             // R0.2: the driver ends the process.
             self.end_superseded(index);
+            return Ok(());
+        }
+        if seen.halted && (before.halted || self.stops_rightly(index)) {
             return Ok(());
         }
         if seen.halted {
@@ -187,6 +191,9 @@ impl<M: Simulated> World<M> {
         };
         let slot = usize::from(node.slot);
         self.history.applied(slot, replica, from, seen.applied)?;
+        if self.is_tainted(index) {
+            return Ok(());
+        }
         let digest = replica.digest_at(seen.applied);
         self.trace
             .mix(digest.map_or(0, |digest| digest.raw() as u64));
@@ -229,6 +236,7 @@ mod tests {
             op: Op::new(5),
             commit: Op::new(4),
             applied: Op::new(4),
+            archive_due: None,
         };
         let mut seen = before;
         seen.op = Op::new(4);

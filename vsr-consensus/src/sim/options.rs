@@ -3,6 +3,7 @@
 use std::vec::Vec;
 
 use super::faults::Faults;
+use crate::OnOpMax;
 
 /// How a batch or a single seed is played. What is not chosen is drawn from the seed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +18,10 @@ pub struct Options {
     pub clients: Option<u16>,
     /// Whether frames travel as streams of bytes, cut anywhere, or one by one; none: drawn.
     pub stream: Option<bool>,
+    /// How many ops an epoch has; none: drawn, and mostly more than a run needs.
+    pub op_max: Option<u64>,
+    /// What happens at the end of an epoch; none: drawn.
+    pub on_op_max: Option<OnOpMax>,
     /// Kinds of trouble that the seed draws and that are left out all the same, everything else staying
     /// as it was drawn.
     pub without: Faults,
@@ -44,6 +49,8 @@ impl Options {
             replicas: None,
             clients: None,
             stream: None,
+            op_max: None,
+            on_op_max: None,
             without: Faults::none(),
             skip: Vec::new(),
             trace: false,
@@ -72,6 +79,11 @@ pub enum Plant {
     WrongReply,
     /// Reads are answered as they were answered the first time.
     StaleRead,
+    /// The machine of this replica goes its own way once: no mistake of the protocol's, which must find it
+    /// out and mend it (N16).
+    OneDiverges(u8),
+    /// Every machine goes a way of its own: everybody must stop (N16).
+    AllDiverge,
 }
 
 impl Plant {
@@ -79,7 +91,18 @@ impl Plant {
     pub(crate) const fn is_at(self, replica: u8) -> bool {
         match self {
             Self::ExecutesTwice | Self::LeavesOut => replica == 1,
-            Self::WrongReply | Self::StaleRead => true,
+            Self::OneDiverges(which) => replica == which,
+            Self::WrongReply | Self::StaleRead | Self::AllDiverge => true,
         }
+    }
+
+    /// Whether the protocol is to find it out, and not the checkers.
+    pub(crate) const fn is_for_replicas(self) -> bool {
+        matches!(self, Self::OneDiverges(_) | Self::AllDiverge)
+    }
+
+    /// Whether a majority goes on as it should.
+    pub(crate) const fn spares_others(self) -> bool {
+        matches!(self, Self::OneDiverges(_))
     }
 }

@@ -42,6 +42,9 @@ impl<M: Simulated> World<M> {
             return Ok(());
         }
         self.begin();
+        if self.options.plant == Some(super::options::Plant::AllDiverge) {
+            return self.expect_no_majority();
+        }
         let (horizon, ops) = (self.now + self.plan.horizon, self.plan.ops);
         self.run_until(horizon, |world| {
             world.stats.operations + world.stats.queries >= ops
@@ -54,7 +57,8 @@ impl<M: Simulated> World<M> {
             // Nobody can recover from those who are left.
             return Ok(());
         }
-        self.heal()
+        self.heal()?;
+        self.check_found()
     }
 
     /// Forms the cluster as an operator's tool does: the word goes out when everybody has agreed. Whoever
@@ -142,6 +146,7 @@ impl<M: Simulated> World<M> {
 
     /// Looks again, later.
     pub(crate) fn look(&mut self) -> Checked {
+        self.check_doubts()?;
         self.schedule(self.now + LOOK_EVERY, Kind::Look);
         if self.phase == Phase::Liveness && self.plan.classes.has(FaultClass::Replay) {
             self.echo_heartbeats(self.core);

@@ -14,7 +14,7 @@ use vsr_types::ReplicaIndex;
 use super::faults::{FaultClass, Faults};
 use super::options::Options;
 use super::random::Random;
-use crate::{Config, Settings};
+use crate::{Config, OnOpMax, Settings};
 
 /// Nanoseconds of simulated time.
 pub(crate) type Time = u64;
@@ -226,6 +226,8 @@ pub(crate) struct Plan {
     pub(crate) load: Load,
     /// How long a replica takes for one message.
     pub(crate) cost: Time,
+    /// How long a node takes to archive an epoch, on average.
+    pub(crate) archiving: Time,
     /// How far clocks run from the true rate, in parts per million.
     pub(crate) drift: u32,
     /// Views change all the time, and little is remembered: small clusters, short logs, many crashes.
@@ -252,10 +254,20 @@ impl Plan {
         let weather = draw_weather(random, classes, options);
         let load = draw_load(random, &weather, options);
         let mut settings = draw_settings(random, replicas, &weather, load.clients);
+        if options
+            .plant
+            .is_some_and(super::options::Plant::is_for_replicas)
+        {
+            // Where no majority can be asked in time everybody stops: that is another story.
+            let patience = settings.tick.as_nanos() as Time * 10;
+            let patience = Duration::from_nanos(patience.max(8 * weather.delay));
+            settings.view_timeout = settings.view_timeout.max(patience);
+        }
         if storm {
             settings.pipeline = settings.pipeline.min(4);
             settings.journal_slots = 16;
         }
+        let archiving = draw_epochs(&mut root.split(9), options, &mut settings);
         #[cfg(feature = "mutate")]
         {
             settings.mutant = options.mutant;
@@ -267,6 +279,7 @@ impl Plan {
             weather,
             load,
             cost: random.pick(&[200, MICROSECOND, 5 * MICROSECOND, 50 * MICROSECOND]),
+            archiving,
             drift: if classes.has(FaultClass::Clock) {
                 random.pick(&[100, 10_000, 200_000])
             } else {
@@ -429,6 +442,35 @@ fn draw_settings(random: &mut Random, replicas: u8, weather: &Weather, clients: 
         chain,
         ..Settings::new(ReplicaIndex::new(0), replicas)
     }
+}
+
+/// Epochs so short that many end, in a part of all seeds; and how long archiving one takes.
+fn draw_epochs(random: &mut Random, options: &Options, settings: &mut Settings) -> Time {
+    let is_short = random.percent(30);
+    let mode = match random.below(100) {
+        0..40 => OnOpMax::Reset,
+        40..85 => OnOpMax::Archive,
+        _ => OnOpMax::Halt,
+    };
+    let mode = options.on_op_max.unwrap_or(mode);
+    let shortest = random.between(3, 64);
+    let drawn = match mode {
+        // It ends once, and there must be something to do before.
+        OnOpMax::Halt => shortest * 8,
+        OnOpMax::Reset | OnOpMax::Archive => shortest,
+    };
+    if is_short || options.op_max.is_some() {
+        settings.op_max = options.op_max.unwrap_or(drawn);
+        settings.on_op_max = mode;
+    }
+    let view_timeout = settings.view_timeout.as_nanos() as Time;
+    random.pick(&[
+        100 * MICROSECOND,
+        2 * MILLISECOND,
+        20 * MILLISECOND,
+        view_timeout / 2,
+        2 * view_timeout,
+    ])
 }
 
 fn draw_load(random: &mut Random, weather: &Weather, options: &Options) -> Load {

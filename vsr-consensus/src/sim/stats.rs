@@ -38,6 +38,9 @@ pub(crate) struct Stats {
     pub(crate) spites: u64,
     pub(crate) vanished: u64,
     pub(crate) stillborn: u64,
+    pub(crate) archives_failed: u64,
+    pub(crate) crashes_while_archiving: u64,
+    pub(crate) used_up: u64,
     pub(crate) faults: [u64; FaultClass::ALL.len()],
 }
 
@@ -74,6 +77,10 @@ pub struct Summary {
     pub heal_to_served_ns: u64,
     /// Runs in which more memories were lost than the cluster survives, and which halted.
     pub halted: u64,
+    /// Epochs that began behind another.
+    pub rollovers: u64,
+    /// Archives of epochs.
+    pub archives: u64,
     /// How often each rare thing happened.
     pub marks: super::Marks,
 }
@@ -96,6 +103,8 @@ impl Summary {
         self.simulated_ns += other.simulated_ns;
         self.heal_to_served_ns = self.heal_to_served_ns.max(other.heal_to_served_ns);
         self.halted += other.halted;
+        self.rollovers += other.rollovers;
+        self.archives += other.archives;
         self.marks.add(&other.marks);
     }
 }
@@ -116,6 +125,11 @@ impl fmt::Display for Summary {
             self.recovered,
             self.views,
             self.halted
+        )?;
+        writeln!(
+            f,
+            "{} epochs begun behind another, {} archives",
+            self.rollovers, self.archives
         )?;
         write!(
             f,

@@ -44,6 +44,8 @@ pub(crate) enum Kind {
     /// The fault in this place of the list of lasting ones ends.
     End(u32),
     Restart(u8),
+    /// A node comes to the end of archiving an epoch.
+    Archive(u8),
     /// Bytes arrive on this link.
     Flow(u16),
     /// Somebody looks whether the phase is over.
@@ -138,6 +140,8 @@ pub(crate) struct World<M> {
     pub(crate) deposed: u8,
     /// What the operator's tool was sent, and by whom.
     pub(crate) mailbox: Vec<(Address, Vec<u8>)>,
+    /// Machines that went their own ways.
+    pub(crate) doubts: super::doubt::Doubts,
     pub(crate) storm: Storm,
     pub(crate) streams: Streams,
 }
@@ -167,7 +171,8 @@ impl<M: Simulated> World<M> {
             links: Links::new(plan.weather, root.split(3), keeps),
             outgoing: Vec::with_capacity(64),
             notes: Vec::with_capacity(64),
-            history: History::new(plan.settings.sessions),
+            history: History::new(plan.settings.sessions)
+                .with_epochs(plan.config(0).epochs(), plan.settings.on_op_max),
             order: Order::default(),
             registers: Registers::default(),
             trace: Trace::new(options.trace),
@@ -184,6 +189,7 @@ impl<M: Simulated> World<M> {
             donor: 0,
             deposed: 0,
             mailbox: Vec::new(),
+            doubts: super::doubt::Doubts::default(),
             storm: Storm::new(plan.replicas, plan.settings.tick.as_nanos() as Time),
             streams: Streams::new(root.split(7)),
             options: options.clone(),
@@ -224,6 +230,7 @@ impl<M: Simulated> World<M> {
             rotten: None,
             origins: std::vec![None; usize::from(self.plan.load.clients)],
             restart_at: Time::MAX,
+            archive_at: Time::MAX,
             crashed_at: 0,
         });
     }
@@ -237,11 +244,15 @@ impl<M: Simulated> World<M> {
             seed: self.booting.next(),
         };
         let plant = self.options.plant.filter(|plant| plant.is_at(index));
-        Replica::new(config, boot, Watched::new(plant))
+        let is_first = self.places[usize::from(index)].lives == 0;
+        let diverges = is_first && plant.is_some_and(super::options::Plant::is_for_replicas);
+        let twists = if diverges { 1 + u32::from(index) } else { 0 };
+        Replica::new(config, boot, Watched::new(plant).diverging(twists))
     }
 
     /// Process `index` starts, with nothing.
     fn start_process(&mut self, index: usize) {
+        self.cleanse(index);
         let config = self.nodes[index].config.clone();
         let replica = self.boot(&config, self.nodes[index].slot);
         let place = &mut self.places[usize::from(self.nodes[index].slot)];
@@ -252,6 +263,7 @@ impl<M: Simulated> World<M> {
         node.replica = Some(replica);
         node.cursor = 0;
         node.restart_at = Time::MAX;
+        node.archive_at = Time::MAX;
         node.turn_at = Time::MAX;
         node.busy_until = self.now;
         node.rotten = None;
@@ -328,6 +340,12 @@ impl<M: Simulated> World<M> {
             Kind::Restart(index) => {
                 if self.nodes[usize::from(index)].restart_at == self.now {
                     self.restart(usize::from(index));
+                }
+                Ok(())
+            }
+            Kind::Archive(index) => {
+                if self.nodes[usize::from(index)].archive_at == self.now {
+                    self.archive(usize::from(index))?;
                 }
                 Ok(())
             }
@@ -639,6 +657,12 @@ impl<M: Simulated> World<M> {
             return Ok(());
         };
         replica.machine().drain(&mut self.notes);
+        if replica.machine().has_diverged() {
+            if !self.is_tainted(index) {
+                self.taint(index);
+            }
+            return Ok(());
+        }
         let slot = usize::from(node.slot);
         self.history.notes(slot, &mut node.cursor, &self.notes)
     }

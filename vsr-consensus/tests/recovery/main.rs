@@ -24,6 +24,8 @@ mod clock;
 mod elections;
 mod primaries;
 mod promises;
+#[cfg(any(feature = "mutate", feature = "sim"))]
+mod spare;
 mod topology;
 mod twins;
 mod votes;

@@ -14,6 +14,11 @@
 //! | R5.7 | `s13_duplicate_sv`, `a_divergent_suffix_goes` |
 //! | R5.8 | `a_lost_start_view`, `short_silences_change_nothing` |
 //! | R8.3 | `s12_vrr_state_transfer` |
+//! | R10.1 | `s55_op_limit`, `the_last_op_before_a_view_change` |
+//! | R10.2 | `epochs_follow_one_another`, `a_wrong_epoch_is_refused`, `a_laggard_crosses_borders` |
+//! | R10.3 | `everybody_takes_a_digest_at_the_border` |
+//! | R10.4 | `an_epoch_is_archived_first`, `a_new_primary_archives_again`, `what_is_not_executed_is_not_archived` |
+//! | R10.5 | `waiting_for_an_archive_deposes_nobody`, `a_full_batch_at_the_border`, `a_hand_over_at_the_border` |
 //! | R12.1 | `s48_read_new_primary` |
 
 #[path = "../support/mod.rs"]
@@ -24,6 +29,7 @@ mod stage;
 mod change;
 mod choice;
 mod clients;
+mod epochs;
 mod normal;
 mod partition;
 mod planned;

@@ -47,6 +47,8 @@ pub struct Cluster {
     /// Called around every step, and around what the outbox does in it: where allocations are counted.
     pub inside: fn(&mut dyn FnMut()),
     pub outside: fn(&mut dyn FnMut()),
+    /// Makes the machine of a replica that is restarted.
+    pub reborn: fn() -> Ledger,
     id: ClusterId,
 }
 
@@ -156,6 +158,7 @@ impl Cluster {
             clients_listen: true,
             inside: directly,
             outside: directly,
+            reborn: Ledger::remembering,
             id: ClusterId::ZERO,
         }
     }
@@ -305,6 +308,20 @@ impl Cluster {
         dropped
     }
 
+    /// A replica is about to go: a primary begins to hand over.
+    pub fn leave(&mut self, replica: u8) {
+        self.step(replica, Input::Leave, None);
+        self.settle(replica);
+    }
+
+    /// A replica's node has archived an epoch.
+    pub fn archived(&mut self, replica: u8, epoch: u64) -> Option<DropReason> {
+        let epoch = vsr_types::Epoch::new(epoch);
+        let dropped = self.step(replica, Input::Archived { epoch }, None);
+        self.settle(replica);
+        dropped
+    }
+
     /// Gives a replica its deadline for as long as it is due.
     pub fn settle(&mut self, replica: u8) {
         for _ in 0..100_000 {
@@ -438,11 +455,7 @@ impl Cluster {
             self.net.link(from, to).queue.clear();
         }
         self.lives[place] += 1;
-        let blank = Self::replica(
-            &self.config[place],
-            self.lives[place],
-            Ledger::remembering(),
-        );
+        let blank = Self::replica(&self.config[place], self.lives[place], (self.reborn)());
         self.stopped[place] = false;
         std::mem::replace(&mut self.replicas[place], blank)
     }

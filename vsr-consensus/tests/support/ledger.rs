@@ -37,8 +37,12 @@ pub struct Ledger {
     pub history: Option<Vec<Executed>>,
     /// Makes every operation allocate: what the allocation test must notice.
     pub allocates: bool,
+    /// The same for every chunk of state that is read or put, and for every look of a scrubber.
+    pub allocates_for_images: bool,
     /// Set from outside: the next operation goes wrong here, as after a flipped bit.
     pub flip: Rc<Cell<bool>>,
+    /// Set from outside: what goes into the total with the next operation, by nobody's order.
+    pub twist: Rc<Cell<u64>>,
 }
 
 const STATE_SIZE: usize = 32;
@@ -111,6 +115,12 @@ fn write_number(mut into: &mut [u8], number: u64) -> usize {
     before - into.len()
 }
 
+fn allocate(does: bool) {
+    if does {
+        drop(std::hint::black_box(vec![7_u8; 100]));
+    }
+}
+
 impl StateMachine for Ledger {
     fn validate(&self, operation: &[u8]) -> Result<(), Refusal> {
         match operation.first() {
@@ -133,6 +143,7 @@ impl StateMachine for Ledger {
         if self.flip.take() {
             self.total ^= 1 << 20;
         }
+        self.total ^= self.twist.take();
         self.written = self.state();
         if self.allocates {
             drop(std::hint::black_box(operation.to_vec()));
@@ -173,6 +184,10 @@ impl StateMachine for Ledger {
         )
     }
 
+    fn is_digest_sound(&self) -> bool {
+        self.state() == self.written
+    }
+
     fn image_chunks(&self) -> u64 {
         1
     }
@@ -186,6 +201,7 @@ impl StateMachine for Ledger {
     }
 
     fn image_read(&self, _chunk: u64, into: &mut [u8]) -> usize {
+        allocate(self.allocates_for_images);
         let _: bool = self.is_sound();
         into[..STATE_SIZE].copy_from_slice(&self.state());
         STATE_SIZE
@@ -200,6 +216,7 @@ impl StateMachine for Ledger {
     }
 
     fn image_put(&mut self, chunk: u64, bytes: &[u8]) -> Result<(), ImageError> {
+        allocate(self.allocates_for_images);
         let bytes: &[u8; STATE_SIZE] = bytes.try_into().map_err(|_| ImageError::BadChunk)?;
         if chunk != 0 {
             return Err(ImageError::BadChunk);
@@ -224,6 +241,7 @@ impl StateMachine for Ledger {
     }
 
     fn scrub(&mut self, _budget: usize) -> Scrub {
+        allocate(self.allocates_for_images);
         if self.state() == self.written {
             Scrub::Clean
         } else {

@@ -26,6 +26,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, body::Incoming};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
+use vsr_types::memory::{Level, Pool};
 
 use crate::metrics;
 
@@ -45,6 +46,12 @@ pub trait Source {
     /// # Errors
     /// The reason, for people.
     fn ready(&self) -> Result<(), String>;
+    /// Flips a bit, for tests: see [`crate::flip`].
+    ///
+    /// # Errors
+    /// Why not.
+    #[cfg(feature = "flip")]
+    fn flip(&self, path: &str) -> Result<String, String>;
 }
 
 /// The bounds of the port.
@@ -77,35 +84,64 @@ impl Default for Bounds {
 }
 
 impl Bounds {
-    /// The memory that the port may take, in bytes.
+    /// The memory that the port may take.
     #[must_use]
-    pub const fn memory(&self) -> usize {
-        self.connections * 2 * self.head_size
+    pub const fn pools(&self) -> [Pool; 1] {
+        [Pool {
+            part: "admin port",
+            name: "admin connections",
+            purpose: "a request's head and a page of each connection, while it is open",
+            setting: "fixed",
+            unit: "connections",
+            count: self.connections,
+            size: 2 * self.head_size,
+            is_later: true,
+        }]
+    }
+}
+
+/// How many connections are open, and how many were at most.
+#[derive(Debug, Default)]
+pub struct Open {
+    now: Cell<usize>,
+    most: Cell<usize>,
+}
+
+impl Open {
+    /// How much of [`Bounds::pools`] is used.
+    #[must_use]
+    pub const fn levels(&self) -> [Level; 1] {
+        [Level::new(
+            "admin connections",
+            self.now.get(),
+            self.most.get(),
+        )]
     }
 }
 
 /// Counts open connections; dropping a ticket closes one.
-struct Ticket(Rc<Cell<usize>>);
+struct Ticket(Rc<Open>);
 
 impl Ticket {
-    fn take(open: &Rc<Cell<usize>>, most: usize) -> Option<Self> {
-        if open.get() >= most {
+    fn take(open: &Rc<Open>, bound: usize) -> Option<Self> {
+        let now = open.now.get() + 1;
+        if now > bound {
             return None;
         }
-        open.set(open.get() + 1);
+        open.now.set(now);
+        open.most.set(open.most.get().max(now));
         Some(Self(Rc::clone(open)))
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        self.0.now.set(self.0.now.get() - 1);
     }
 }
 
-/// Serves the pages until it is dropped. Must run on a `LocalSet`.
-pub async fn serve(listener: TcpListener, source: Rc<dyn Source>, bounds: Bounds) {
-    let open = Rc::new(Cell::new(0));
+/// Serves the pages until it is dropped, and counts in `open`. Must run on a `LocalSet`.
+pub async fn serve(listener: TcpListener, source: Rc<dyn Source>, bounds: Bounds, open: Rc<Open>) {
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -179,6 +215,15 @@ fn answer(request: &Request<Incoming>, source: &dyn Source) -> Response<Full<Byt
         },
         "/metrics" => page(StatusCode::OK, metrics::CONTENT_TYPE, source.metrics()),
         "/status" => page(StatusCode::OK, "application/json", source.status()),
+        #[cfg(feature = "flip")]
+        path if path.starts_with("/flip/") => {
+            let done = source.flip(path.trim_start_matches("/flip/"));
+            let code = match done {
+                Ok(_) => StatusCode::OK,
+                Err(_) => StatusCode::NOT_FOUND,
+            };
+            page(code, TEXT, done.unwrap_or_else(|error| error))
+        }
         _ => page(
             StatusCode::NOT_FOUND,
             TEXT,

@@ -14,6 +14,11 @@ struct Fake {
 }
 
 impl Source for Fake {
+    #[cfg(feature = "flip")]
+    fn flip(&self, path: &str) -> Result<String, String> {
+        Err(path.to_owned())
+    }
+
     fn status(&self) -> String {
         "{\"op\":7}".into()
     }
@@ -56,7 +61,7 @@ fn with_port<F: Future<Output = ()>>(bounds: Bounds, test: impl FnOnce(SocketAdd
             live: RefCell::new(Ok("5 turns".into())),
         });
         let source: Rc<dyn Source> = Rc::clone(&fake) as Rc<dyn Source>;
-        let server = tokio::task::spawn_local(serve(listener, source, bounds));
+        let server = tokio::task::spawn_local(serve(listener, source, bounds, Rc::default()));
         tokio::time::timeout(Duration::from_secs(20), test(address, fake))
             .await
             .expect("in time");

@@ -1,9 +1,9 @@
 //! From words to a [`Config`]: every value parsed, every relation checked, every mistake reported.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use vsr_consensus::Settings;
+use vsr_consensus::{OnOpMax, Settings};
 use vsr_types::{ReplicaIndex, limits};
 
 use super::error::{ConfigError, Origin, Problem};
@@ -11,6 +11,7 @@ use super::fields::{self, Shape};
 use super::layers::{Layers, Value};
 use super::parse::{self, Port, Wrong};
 use super::{Config, LogFormat, Password};
+use crate::doubt::OnDoubt;
 use crate::gateway::{BUFFERS_MAX, BUFFERS_MIN};
 use crate::kv::{MEMORY_MAX, MEMORY_MIN};
 
@@ -128,15 +129,16 @@ pub(super) fn build(layers: Layers) -> Result<Config, ConfigError> {
     let memory = size_between(&mut reader, "memory", MEMORY_MIN, MEMORY_MAX);
     let resp_buffers = size_between(&mut reader, "resp-buffers", BUFFERS_MIN, BUFFERS_MAX);
     let settings = settings(&mut reader, replica.unwrap_or_default(), replicas);
+    let archive_dir = archive_dir(&mut reader, settings.on_op_max);
     let client_timeout = at_least_a_tick(&mut reader, "client-timeout", settings.tick);
     let drain_timeout = reader.duration("drain-timeout");
     let spin = reader.duration("spin");
     let resp_lanes = reader.number("resp-lanes", 1, 64) as usize;
     let clients_max = reader.number("clients-max", 1, 65_536) as usize;
     let connections_max = reader.number("connections-max", 1, 4096) as usize;
+    let residence = ["no-prefault", "mlock", "huge-pages"].map(|name| reader.switch(name));
     let password = reader.optional("requirepass-file", read_password);
-    let log_level = reader.optional("log-level", log_level);
-    let log_format = reader.optional("log-format", log_format);
+    let words = words(&mut reader);
     let consensus = if reader.problems.is_empty() {
         validated(&mut reader, settings)
     } else {
@@ -148,15 +150,12 @@ pub(super) fn build(layers: Layers) -> Result<Config, ConfigError> {
         Some(peers),
         Some(replica),
         Some(consensus),
-        Some(log_level),
-        Some(log_format),
-    ) = (cluster, peers, replica, consensus, log_level, log_format)
+        Some((on_doubt, log_level, log_format)),
+    ) = (cluster, peers, replica, consensus, words)
     else {
         return Err(ConfigError { problems });
     };
-    if !problems.is_empty() {
-        return Err(ConfigError { problems });
-    }
+    assert!(problems.is_empty(), "nothing is validated beside a problem");
     Ok(Config {
         listen: listen.unwrap_or_else(|| peers[replica.as_usize()].clone()),
         cluster,
@@ -164,7 +163,11 @@ pub(super) fn build(layers: Layers) -> Result<Config, ConfigError> {
         resp,
         admin,
         memory,
+        prefault: !residence[0],
+        mlock: residence[1],
+        huge_pages: residence[2],
         consensus,
+        archive_dir,
         spin,
         client_timeout,
         drain_timeout,
@@ -173,10 +176,19 @@ pub(super) fn build(layers: Layers) -> Result<Config, ConfigError> {
         resp_buffers,
         connections_max,
         password,
+        on_doubt,
         log_level,
         log_format,
         layers,
     })
+}
+
+/// What is one of a few words.
+fn words(reader: &mut Reader) -> Option<(OnDoubt, tracing::Level, LogFormat)> {
+    let on_doubt = reader.optional("on-doubt", on_doubt);
+    let log_level = reader.optional("log-level", log_level);
+    let log_format = reader.optional("log-format", log_format);
+    Some((on_doubt?, log_level?, log_format?))
 }
 
 fn size_between(reader: &mut Reader, name: &str, least: usize, most: usize) -> usize {
@@ -210,15 +222,49 @@ fn refuse_what_is_not_built_yet(reader: &mut Reader) {
             reader.problem(name, ("TLS is not in this version".into(), right.into()));
         }
     }
-    let on_op_max = |text: &str| match text {
-        "halt" => Ok(()),
-        "archive" | "reset" => Err((
-            format!("{text} is not in this version"),
-            "halt, which stops at --op-max".into(),
-        )),
-        _ => Err(("not a choice".into(), "halt".into())),
-    };
-    let _: Option<()> = reader.optional("on-op-max", on_op_max);
+}
+
+/// Where epochs are archived: said if, and only if, they are.
+fn archive_dir(reader: &mut Reader, mode: OnOpMax) -> Option<PathBuf> {
+    const RIGHT: &str = "a folder that exists and that this process may write into";
+    let is_given = reader.layers.get("archive-dir").is_some();
+    if has_problem(reader, "on-op-max") {
+        return None;
+    }
+    match (mode, is_given) {
+        (OnOpMax::Archive, true) => {}
+        (OnOpMax::Archive, false) => {
+            let right = "--archive-dir, the folder for the archives, or --on-op-max reset or halt";
+            let wrong = "archive needs a folder".to_owned();
+            reader.problem("on-op-max", (wrong, right.into()));
+            return None;
+        }
+        (OnOpMax::Halt | OnOpMax::Reset, false) => return None,
+        (OnOpMax::Halt | OnOpMax::Reset, true) => {
+            let wrong = format!("nothing is archived with --on-op-max {}", mode.name());
+            let right = "--on-op-max archive, or no --archive-dir".into();
+            reader.problem("archive-dir", (wrong, right));
+            return None;
+        }
+    }
+    reader.optional("archive-dir", |text| {
+        let is = |what: String| (what, RIGHT.to_owned());
+        let about =
+            std::fs::metadata(text).map_err(|error| is(format!("cannot be read: {error}")))?;
+        if !about.is_dir() {
+            return Err(is("not a folder".into()));
+        }
+        if about.permissions().readonly() {
+            return Err(is("read-only".into()));
+        }
+        Ok(PathBuf::from(text))
+    })
+}
+
+fn on_op_max(text: &str) -> Result<OnOpMax, Wrong> {
+    let mut modes = OnOpMax::ALL.into_iter();
+    let found = modes.find(|mode| mode.name() == text);
+    found.ok_or_else(|| ("not a choice".into(), "archive, reset or halt".into()))
 }
 
 /// The place in a list of so many; none: the list is not known.
@@ -249,7 +295,8 @@ fn settings(reader: &mut Reader, replica: ReplicaIndex, replicas: u8) -> Setting
         reply_bytes: reader.size("reply-size"),
         batch_size_max: reader.size("batch-max"),
         pipeline: count(reader.number("pipeline", 1, limits::PIPELINE_MAX as u64)),
-        op_max: reader.number("op-max", 2, limits::NUMBER_MAX),
+        op_max: reader.number("op-max", 1, limits::NUMBER_MAX),
+        on_op_max: reader.optional("on-op-max", on_op_max).unwrap_or_default(),
         chain: !reader.switch("no-chain"),
         tick: reader.duration("tick"),
         view_timeout: reader.duration("view-timeout"),
@@ -320,6 +367,14 @@ fn read_password(path: &str) -> Result<Password, Wrong> {
         _ => return Ok(Password(password.to_owned())),
     };
     Err((wrong.into(), RIGHT.into()))
+}
+
+fn on_doubt(text: &str) -> Result<OnDoubt, Wrong> {
+    match text {
+        "restart" => Ok(OnDoubt::Restart),
+        "exit" => Ok(OnDoubt::Exit),
+        _ => Err(("not a choice".into(), "restart or exit".into())),
+    }
 }
 
 fn log_level(text: &str) -> Result<tracing::Level, Wrong> {

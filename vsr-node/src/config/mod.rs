@@ -36,6 +36,8 @@ pub use print::print_default;
 
 use layers::Layers;
 
+use crate::doubt::OnDoubt;
+
 /// Settings that make sense together.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -51,8 +53,16 @@ pub struct Config {
     pub admin: Option<String>,
     /// The size of the key-value machine, in bytes.
     pub memory: usize,
+    /// Whether all memory is made resident at the start.
+    pub prefault: bool,
+    /// Whether it is locked, so that it stays so.
+    pub mlock: bool,
+    /// Whether it is to lie in huge pages.
+    pub huge_pages: bool,
     /// The replica's own settings.
     pub consensus: vsr_consensus::Config,
+    /// Where epochs are archived; none: they are not.
+    pub archive_dir: Option<std::path::PathBuf>,
     /// How long the loop looks for more before it sleeps.
     pub spin: Duration,
     /// How long a RESP client waits for a quorum.
@@ -69,6 +79,8 @@ pub struct Config {
     pub connections_max: usize,
     /// What RESP clients must give with AUTH; none: nothing.
     pub password: Option<Password>,
+    /// What `vsr-node start` does when its memory cannot be trusted.
+    pub on_doubt: OnDoubt,
     /// How much is logged.
     pub log_level: tracing::Level,
     /// How it is logged.

@@ -31,7 +31,8 @@ use report::{Outcome, Story, grouped};
 const REPLICAS: usize = 3;
 
 /// Enough for the demo's keys, and little enough for any machine.
-const SETTINGS: [(&str, &str); 4] = [
+const SETTINGS: [(&str, &str); 5] = [
+    ("no-prefault", "on"),
     ("memory", "64MiB"),
     ("journal-size", "64MiB"),
     ("log-level", "error"),
@@ -303,7 +304,7 @@ async fn settle(cluster: &mut LocalCluster) -> Result<Vec<Status>, DemoError> {
         .statuses()
         .await?
         .iter()
-        .map(|status| status.op)
+        .map(|status| status.sequence.op)
         .max()
         .unwrap_or_default();
     let deadline = Instant::now() + SETTLE;

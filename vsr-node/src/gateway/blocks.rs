@@ -9,6 +9,8 @@
 
 use std::collections::VecDeque;
 
+use super::memory::buffer;
+
 /// How many sizes there are.
 pub(super) const CLASSES: usize = 3;
 /// How many bytes beyond the command that it was taken for may be read into a larger block: enough
@@ -37,6 +39,8 @@ struct Class {
     free: Vec<usize>,
     /// Connections (slot, generation) that wait for one, the first come first.
     line: VecDeque<(u32, u32)>,
+    /// The fewest that were free.
+    least_free: usize,
 }
 
 /// See the module's documentation.
@@ -47,12 +51,17 @@ pub(super) struct Blocks {
 
 impl Blocks {
     /// Blocks of each (size, count); at most `connections` will wait.
-    pub(super) fn new(plan: &[(usize, usize); CLASSES], connections: usize) -> Self {
+    pub(super) fn new(
+        plan: &[(usize, usize); CLASSES],
+        connections: usize,
+        prefault: bool,
+    ) -> Self {
         let class = |&(size, count): &(usize, usize)| Class {
             size,
-            bytes: vec![0; size * count].into_boxed_slice(),
+            bytes: buffer(size * count, prefault),
             free: (0..count).rev().collect(),
             line: VecDeque::with_capacity(connections),
+            least_free: count,
         };
         Self {
             classes: plan.iter().map(class).collect(),
@@ -66,7 +75,19 @@ impl Blocks {
             return None;
         }
         let index = blocks.free.pop()?;
+        blocks.least_free = blocks.least_free.min(blocks.free.len());
         Some(Block { class, index })
+    }
+
+    /// What is kept for each connection that may wait, and for each block, in bytes.
+    pub(super) const PER_CONNECTION: usize = CLASSES * size_of::<(u32, u32)>();
+    pub(super) const PER_BLOCK: usize = size_of::<usize>();
+
+    /// How many blocks of `class` are taken, and how many were at most.
+    pub(super) fn taken(&self, class: usize) -> (usize, usize) {
+        let blocks = &self.classes[class];
+        let count = blocks.bytes.len() / blocks.size;
+        (count - blocks.free.len(), count - blocks.least_free)
     }
 
     /// A connection waits for a block of `class`.
@@ -81,6 +102,7 @@ impl Blocks {
                 && let Some((slot, generation)) = blocks.line.pop_front()
                 && let Some(index) = blocks.free.pop()
             {
+                blocks.least_free = blocks.least_free.min(blocks.free.len());
                 return Some((Block { class, index }, slot, generation));
             }
         }
@@ -292,7 +314,7 @@ mod tests {
 
     #[test]
     fn blocks_are_handed_out_in_the_order_of_the_line() {
-        let mut blocks = Blocks::new(&[(4, 1), (8, 1), (16, 1)], 4);
+        let mut blocks = Blocks::new(&[(4, 1), (8, 1), (16, 1)], 4, false);
         let held = blocks.take(0).expect("free");
         assert!(blocks.take(0).is_none());
         blocks.wait(0, 7, 1);
@@ -308,7 +330,7 @@ mod tests {
 
     #[test]
     fn bytes_move_along_into_a_larger_block() {
-        let mut blocks = Blocks::new(&[(4, 1), (8, 1), (16, 1)], 4);
+        let mut blocks = Blocks::new(&[(4, 1), (8, 1), (16, 1)], 4, false);
         let mut input = Input::default();
         assert_eq!(input.lacks(&blocks), Some(0));
         let block = blocks.take(0).expect("free");

@@ -6,7 +6,9 @@
 use vsr_types::{Checksum, Instant};
 
 use super::GatewayCounters;
-use super::memory::{COMMANDS_MAX, CONNECTIONS_MAX, REPLY_MAX, SPLICED_MAX, SPLICES_MAX};
+use super::memory::{
+    COMMANDS_MAX, CONNECTIONS_MAX, REPLY_MAX, SPLICED_MAX, SPLICES_MAX, buffer, room,
+};
 use super::pages::PAGE;
 use crate::kv::{Opcode, OperationBuilder, ReplyReader, ReplySize};
 
@@ -49,6 +51,8 @@ pub(super) enum Failure {
     Loading,
     /// The cluster has stopped for good.
     Halted,
+    /// No op number is left.
+    UsedUp,
     /// The session was lost.
     Unknown,
     /// The cluster refuses the operation as malformed.
@@ -73,6 +77,9 @@ impl Failure {
                 "LOADING This replica is not part of a cluster yet or is recovering its state"
             }
             Self::Halted => "CLUSTERDOWN The cluster has stopped accepting operations",
+            Self::UsedUp => {
+                "CLUSTERDOWN The op numbers are used up (--op-max): nothing can be written any more, reads go on"
+            }
             Self::Unknown => {
                 "UNKNOWN The session was lost: whether the command was executed is not known; check before you repeat it"
             }
@@ -176,6 +183,8 @@ pub(super) struct ChannelLimits {
     pub(super) timeout_ns: u64,
     /// The most connections.
     pub(super) connections: usize,
+    /// Whether memory is touched when it is allocated.
+    pub(super) prefault: bool,
 }
 
 /// The first retry comes after this, each later one after twice the time, up to the second figure.
@@ -225,23 +234,51 @@ pub(super) struct Channel {
     /// Connections (slot, generation) with a command that did not fit.
     blocked: Vec<(u32, u32)>,
     jitter: u64,
+    /// The most commands that waited at once, and the most bytes that one request had.
+    most: (usize, usize),
+}
+
+impl Waiter {
+    /// Whom nothing is ever told.
+    const fn nobody() -> Self {
+        Self {
+            slot: u32::MAX,
+            generation: 0,
+            kind: Kind::Silent,
+        }
+    }
 }
 
 impl Channel {
+    /// What is kept for each connection that may be held up, in bytes.
+    pub(super) const PER_CONNECTION: usize = size_of::<(u32, u32)>();
+
+    /// How many of its two requests are in use.
+    pub(super) fn in_use(&self) -> usize {
+        usize::from(!self.is_empty()) + usize::from(self.is_flying())
+    }
+
+    /// The most commands that waited at once, and the most bytes of one operation.
+    pub(super) const fn most(&self) -> (usize, usize) {
+        self.most
+    }
+
     /// An empty channel, number `number` of the gateway's; `seed` is for the jitter of its retries.
     pub(super) fn new(limits: ChannelLimits, number: u64, seed: u64) -> Self {
-        let buffer = || vec![0; limits.start + limits.operation_max].into_boxed_slice();
+        let buffer = || buffer(limits.start + limits.operation_max, limits.prefault);
+        let waiters = || room(COMMANDS_MAX, limits.prefault, Waiter::nobody);
         Self {
             limits,
             filling: OperationBuilder::at(buffer(), limits.start),
-            waiting: Vec::with_capacity(COMMANDS_MAX),
+            waiting: waiters(),
+            most: (0, 0),
             want: Want::default(),
             filling_number: (number + 1) << 48,
             starved: false,
             flight: Flight {
                 bytes: buffer(),
                 size: 0,
-                waiters: Vec::with_capacity(COMMANDS_MAX),
+                waiters: waiters(),
                 grounded: None,
                 want: Want::default(),
                 reserved: 0,
@@ -328,6 +365,9 @@ impl Channel {
             });
         }
         self.waiting.push(waiter);
+        let size = self.limits.operation_max - self.filling.room();
+        let (commands, bytes) = self.most;
+        self.most = (commands.max(self.depth()), bytes.max(size));
         self.want.add(opcode, argc, waiter.kind, newcomer);
         Ok(())
     }

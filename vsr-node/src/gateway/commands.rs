@@ -367,7 +367,7 @@ impl Core {
                 builder.argument(command);
             }
         });
-        pools.scratch = scratch;
+        pools.put_back(scratch);
         match pushed {
             Ok(()) => {
                 if kind == Kind::Silent {

@@ -225,7 +225,7 @@ impl Connection {
             scratch.extend_from_slice(b"-ERR the reply was malformed\r\n");
         }
         self.deliver_bytes(&scratch, pools);
-        pools.scratch = scratch;
+        pools.put_back(scratch);
     }
 
     /// The next outstanding data command is answered with `bytes`, which may be none.

@@ -14,20 +14,17 @@ use super::blocks::{Blocks, Input};
 use super::channel::{Channel, ChannelLimits, Deliver as _};
 use super::connection::{Connection, ReplyMode, Stall};
 use super::lane::{Around, Lane, QUERY_START, REQUEST_START};
-use super::memory::{INPUT_SLACK, LOCAL_ROOM, Plan, Pools};
+use super::memory::{INPUT_SLACK, LOCAL_ROOM, Plan, Pools, buffer, stale_query_size};
 use super::table::Table;
 use super::{Cluster, GatewayCounters, GatewayOptions, Sink};
 use crate::kv::OperationBuilder;
 use crate::resp::{Args, ParseLimits, Parsed, Protocol, parse};
 
 /// The most arguments of a command: what a packed entry can count, and the name.
-const ARGUMENTS_MAX: usize = u16::MAX as usize + 1;
+pub(super) const ARGUMENTS_MAX: usize = u16::MAX as usize + 1;
 
-/// What one command, one stale query and its reply take, in bytes.
-pub(super) const fn scratch_memory(options: &GatewayOptions) -> usize {
-    let stale_query = options.command_size_max + INPUT_SLACK;
-    Args::memory(ARGUMENTS_MAX) + stale_query + vsr_types::limits::REPLY_SIZE_MAX
-}
+/// What is kept here for each connection that may come, in bytes.
+pub(super) const PER_CONNECTION: usize = 2 * size_of::<(u32, u32)>() + size_of::<u32>();
 
 /// What became of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,12 +64,12 @@ pub(super) struct Core {
     pub(super) stale_reply: Vec<u8>,
     /// Answers go into the scratch memory and nowhere else.
     pub(super) composing_aside: bool,
-    blocks: Blocks,
+    pub(super) blocks: Blocks,
     /// Connections (slot, generation) that wait for memory for an answer, the first come first.
     memory_line: VecDeque<(u32, u32)>,
     /// The first of that line is being served.
     serving_line: bool,
-    args: Args,
+    pub(super) args: Args,
     resumable: Vec<u32>,
     unblocked: Vec<(u32, u32)>,
     next_number: u64,
@@ -98,13 +95,14 @@ impl Core {
         assert!(options.lanes > 0, "connections need a lane");
         let timeout_ns = u64::try_from(options.client_timeout.as_nanos()).unwrap_or(u64::MAX);
         let plan = Plan::new(&options);
-        let clients_max = options.clients_max;
+        let (clients_max, prefault) = (options.clients_max, options.prefault);
         let limits = |start| ChannelLimits {
             start,
             operation_max: options.operation_size_max,
             pack: options.pack_size.min(options.operation_size_max),
             timeout_ns,
             connections: clients_max,
+            prefault,
         };
         let lanes = (0..options.lanes)
             .map(|index| {
@@ -116,13 +114,13 @@ impl Core {
             })
             .collect();
         Self {
-            stale_query: OperationBuilder::new(vec![0; options.command_size_max + INPUT_SLACK]),
-            stale_reply: vec![0; vsr_types::limits::REPLY_SIZE_MAX],
+            stale_query: OperationBuilder::new(buffer(stale_query_size(&options), prefault).into()),
+            stale_reply: buffer(vsr_types::limits::REPLY_SIZE_MAX, prefault).into(),
             composing_aside: false,
-            blocks: Blocks::new(&plan.blocks, clients_max),
+            blocks: Blocks::new(&plan.blocks, clients_max, prefault),
             memory_line: VecDeque::with_capacity(clients_max),
             serving_line: false,
-            table: Table::new(clients_max, options.output_soft_max, &plan),
+            table: Table::new(&options, &plan),
             options,
             cluster,
             lanes,
@@ -615,7 +613,7 @@ impl Core {
             connection.overrun();
             self.counters.connections_overrun += 1;
         }
-        pools.scratch = scratch;
+        pools.put_back(scratch);
     }
 }
 

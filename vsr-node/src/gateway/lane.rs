@@ -22,7 +22,7 @@ use vsr_types::{
     ClientId, Epoch, Frame, HEADER_SIZE, Header, Instant, Operation, RequestHeader, RequestNumber,
     SessionNumber,
     limits::REQUEST_HEADER_SIZE,
-    message::{Query, QueryReply, Reject, RejectReason, Reply, Request},
+    message::{NO_OPS_LEFT, Query, QueryReply, Reject, RejectReason, Reply, Request},
 };
 
 use super::channel::{Channel, Deliver, Failure, Take};
@@ -307,7 +307,7 @@ impl Lane {
         let reason = RejectReason::from_raw(reject.reason);
         around.counters.count_reject(reason);
         if for_log {
-            self.on_request_rejected(reason, around);
+            self.on_request_rejected(reason, reject.detail, around);
         } else if for_query {
             self.on_query_rejected(reason, around);
         } else {
@@ -315,7 +315,12 @@ impl Lane {
         }
     }
 
-    fn on_request_rejected(&mut self, reason: Option<RejectReason>, around: &mut Around<'_>) {
+    fn on_request_rejected(
+        &mut self,
+        reason: Option<RejectReason>,
+        detail: u64,
+        around: &mut Around<'_>,
+    ) {
         use RejectReason as R;
         match reason {
             // Not executed by whoever says so, but an earlier copy may be under way: the same
@@ -323,6 +328,9 @@ impl Lane {
             Some(R::Busy) => self.log.back_off(around.now, Failure::Busy),
             // No primary at the moment. (That this replica itself gets its memory back is said at once.)
             Some(R::NotReady) => self.log.back_off(around.now, Failure::Down),
+            Some(R::Halted) if detail == NO_OPS_LEFT => {
+                self.log.back_off(around.now, Failure::UsedUp);
+            }
             Some(R::Halted) => self.log.back_off(around.now, Failure::Halted),
             Some(R::NotPrimary) | None => self.log.back_off(around.now, Failure::Down),
             Some(R::Evicted | R::SessionTooLow | R::RequestReused) => {

@@ -121,6 +121,8 @@ pub struct GatewayOptions {
     pub redis_version: &'static str,
     /// The host and port that `CLUSTER SLOTS` tells clients; by default that of the connection.
     pub announce: Option<(String, u16)>,
+    /// Whether all memory is touched when it is allocated, so that it is resident.
+    pub prefault: bool,
 }
 
 impl Default for GatewayOptions {
@@ -141,6 +143,7 @@ impl Default for GatewayOptions {
             password: None,
             redis_version: "7.4.0",
             announce: None,
+            prefault: false,
         }
     }
 }

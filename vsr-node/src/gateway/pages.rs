@@ -9,6 +9,8 @@
 //! A chain is a handle of a few words in its owner; it holds no page while it is empty. Who promises
 //! to append later, whatever else happens, reserves pages first: see [`Pages::reserve`].
 
+use super::memory::buffer;
+
 /// The size of a page in bytes: the replies to a pipeline of sixteen small commands fit.
 pub(super) const PAGE: usize = 4096;
 
@@ -61,22 +63,31 @@ pub(super) struct Pages {
     reserved: usize,
     /// More has become available since somebody looked.
     freed: bool,
+    /// The fewest that were free.
+    least_free: usize,
 }
 
 impl Pages {
     /// `count` pages, all free.
-    pub(super) fn new(count: usize) -> Self {
+    pub(super) fn new(count: usize, prefault: bool) -> Self {
         assert!(count > 0 && count < NONE as usize, "pages have numbers");
         let mut next: Box<[u32]> = (1..=count as u32).collect();
         next[count - 1] = NONE;
         Self {
-            bytes: vec![0; count * PAGE].into_boxed_slice(),
+            bytes: buffer(count * PAGE, prefault),
             next,
             first_free: 0,
             free: count,
             reserved: 0,
             freed: false,
+            least_free: count,
         }
+    }
+
+    /// How many are taken, and how many were at most.
+    pub(super) fn taken(&self) -> (usize, usize) {
+        let count = self.next.len();
+        (count - self.free, count - self.least_free)
     }
 
     /// What `count` pages take, in bytes.
@@ -248,6 +259,7 @@ impl Pages {
         assert!(page != NONE, "the pages were counted before");
         self.first_free = self.next[page as usize];
         self.free -= 1;
+        self.least_free = self.least_free.min(self.free);
         page
     }
 
@@ -265,7 +277,7 @@ mod tests {
 
     #[test]
     fn a_chain_gives_back_what_was_put_in_and_all_its_pages() {
-        let mut pages = Pages::new(8);
+        let mut pages = Pages::new(8, false);
         let mut state = 1_u64;
         let mut next = |below: usize| {
             state = state
@@ -302,7 +314,7 @@ mod tests {
 
     #[test]
     fn what_is_promised_to_one_is_not_available_to_others() {
-        let mut pages = Pages::new(8);
+        let mut pages = Pages::new(8, false);
         assert!(pages.reserve(5, 2));
         assert_eq!(pages.available(), 3);
         assert!(!pages.reserve(2, 2));

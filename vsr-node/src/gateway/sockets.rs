@@ -18,6 +18,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::spawn_local;
+use vsr_types::memory::Level;
 use vsr_types::{Frame, Instant};
 
 use super::core::Core;
@@ -49,6 +50,9 @@ impl Socket {
     }
 }
 
+/// What is kept here for each connection that may come, in bytes.
+pub(super) const PER_CONNECTION: usize = size_of::<Option<Rc<Socket>>>();
+
 struct Shared {
     core: RefCell<Core>,
     sockets: RefCell<Vec<Option<Rc<Socket>>>>,
@@ -69,6 +73,9 @@ impl std::fmt::Debug for Gateway {
             .finish_non_exhaustive()
     }
 }
+
+/// What is kept here for each lane, in bytes.
+pub(super) const PER_LANE: usize = size_of::<LaneSink>() + 2 * size_of::<usize>();
 
 struct LaneSink {
     shared: Weak<Shared>,
@@ -121,6 +128,12 @@ impl Gateway {
                 stopping: Cell::new(false),
             }
         }))
+    }
+
+    /// How much of the memory of [`GatewayOptions::pools`] is used.
+    #[must_use]
+    pub fn levels(&self) -> Vec<Level> {
+        self.0.core.borrow().levels()
     }
 
     /// What was counted so far.

@@ -1,8 +1,9 @@
 //! The connections, by slot. A slot's generation tells a connection from those that had it before.
 
+use super::GatewayOptions;
 use super::channel::{Deliver, Kind, Outcome, Waiter};
 use super::connection::Connection;
-use super::memory::{KEEP, Plan, Pools};
+use super::memory::{KEEP, Plan, Pools, room};
 use crate::resp::{Writer, append_reply, element_size, split_array};
 
 #[derive(Debug)]
@@ -12,7 +13,7 @@ struct Slot {
 }
 
 /// What the table takes for every connection that may come, in bytes.
-pub(super) const PER_CONNECTION: usize = size_of::<Slot>() + 4 * size_of::<u32>();
+pub(super) const PER_CONNECTION: usize = size_of::<Slot>() + 2 * size_of::<u32>();
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -24,16 +25,24 @@ pub(super) struct Table {
     pub(super) pools: Pools,
     /// A connection with more unread bytes is behind.
     output_soft_max: usize,
+    /// The most connections that were open at once.
+    most: usize,
 }
 
 impl Table {
     /// Room for `clients_max` connections, and the pages that they share.
-    pub(super) fn new(clients_max: usize, output_soft_max: usize, plan: &Plan) -> Self {
+    pub(super) fn new(options: &GatewayOptions, plan: &Plan) -> Self {
+        let (clients_max, output_soft_max) = (options.clients_max, options.output_soft_max);
+        let vacant = || Slot {
+            generation: 0,
+            connection: None,
+        };
         Self {
-            slots: Vec::with_capacity(clients_max),
+            slots: room(clients_max, options.prefault, vacant),
+            most: 0,
             free: Vec::with_capacity(clients_max),
             touched: Vec::with_capacity(clients_max),
-            pools: Pools::new(plan),
+            pools: Pools::new(plan, options.prefault),
             output_soft_max,
         }
     }
@@ -41,6 +50,11 @@ impl Table {
     /// How many connections are open.
     pub(super) fn len(&self) -> usize {
         self.slots.len() - self.free.len()
+    }
+
+    /// The most that were open at once.
+    pub(super) const fn most(&self) -> usize {
+        self.most
     }
 
     /// Takes a connection in and returns its slot.
@@ -53,6 +67,7 @@ impl Table {
             (self.slots.len() - 1) as u32
         });
         self.slots[slot as usize].connection = Some(connection);
+        self.most = self.most.max(self.len());
         slot
     }
 
@@ -205,7 +220,7 @@ fn deliver_written(
     scratch.clear();
     write(&mut Writer::new(&mut scratch, connection.protocol));
     connection.deliver_bytes(&scratch, pools);
-    pools.scratch = scratch;
+    pools.put_back(scratch);
 }
 
 fn deliver_version(
@@ -249,7 +264,7 @@ fn deliver_spliced(connection: &mut Connection, reply: &[u8], pools: &mut Pools)
     }
     connection.transaction.drop_splices(&mut pools.aside);
     connection.deliver_bytes(&scratch, pools);
-    pools.scratch = scratch;
+    pools.put_back(scratch);
 }
 
 fn splice(

@@ -33,7 +33,12 @@ fn healthy(replica: u8) -> Report {
         },
         status: PeerStatus::Normal,
         halted: None,
+        op_max: vsr_types::OpMax::new(limits::NUMBER_MAX).expect("not zero"),
+        on_op_max: vsr_consensus::OnOpMax::Halt,
         epoch: Epoch::ZERO,
+        ops_left: limits::NUMBER_MAX,
+        warning: vsr_consensus::EpochWarning::None,
+        archive_due: None,
         view: View::ZERO,
         primary: ReplicaIndex::new(0),
         op: Op::new(7),
@@ -62,6 +67,10 @@ fn around<'a>(config: &'a Config, report: &Report) -> Surroundings<'a> {
         transfer: None,
         recovered: None,
         view_changes: 0,
+        divergence: None,
+        restarts_in_place: 0,
+        archives: crate::archive::Report::default(),
+        integrity: Integrity::default(),
     }
 }
 
@@ -239,4 +248,80 @@ fn a_status_survives_the_way_through_json() {
         serde_json::from_str::<Status>(&json).expect("the same"),
         status
     );
+}
+
+/// Memory with one damaged chunk that was found by the scrubber.
+fn damaged() -> Integrity {
+    use vsr_consensus::{Finding, FindingKind, FindingTotals, FoundBy, Remedy, ScrubReport};
+    let at = Instant::from_nanos(NOW.as_nanos() - 2_000_000_000);
+    Integrity {
+        scrub: ScrubReport {
+            damaged_since: Some(at),
+            ..ScrubReport::default()
+        },
+        findings: vec![Finding {
+            number: 1,
+            kind: FindingKind::State,
+            place: 7,
+            op: Op::new(12),
+            by: FoundBy::Scrubber,
+            at,
+            remedy: Remedy::Nobody,
+            ended_at: NOW,
+        }],
+        totals: vec![(
+            FindingKind::State,
+            FindingTotals {
+                by_scrubber: 1,
+                unrepairable: 1,
+                ..FindingTotals::default()
+            },
+        )],
+    }
+}
+
+/// R14.3, R14.4.
+#[test]
+fn damage_is_told_and_makes_a_replica_unready_only_while_it_stops_it() {
+    let config = config(0);
+    let report = healthy(0);
+    let mut around = Surroundings {
+        integrity: damaged(),
+        ..around(&config, &report)
+    };
+    let told = status(&report, &around);
+    let damage = told.damage.expect("damage");
+    assert!(told.ready && damage.unrepairable && !damage.blocks);
+    assert_eq!(damage.places.len(), 1);
+    assert_eq!(told.scrub.last_finding.expect("one").place, "chunk 7");
+    around.integrity.scrub.is_blocked = true;
+    let reason = readiness(&report, &around).expect_err("it executes nothing");
+    assert!(reason.contains("bad on every replica"), "{reason}");
+}
+
+#[test]
+fn damage_is_in_the_metrics() {
+    let config = config(0);
+    let report = healthy(0);
+    let around = Surroundings {
+        integrity: damaged(),
+        ..around(&config, &report)
+    };
+    let mut samples = crate::metrics::Samples::default();
+    crate::metrics::replica(&mut samples, &report, &around);
+    let text = samples.text();
+    for line in [
+        "vsr_damaged 1",
+        "vsr_damaged_blocks 0",
+        "vsr_damaged_unrepairable 1",
+        "vsr_damage_age_seconds 2.0",
+        "vsr_damage_total{what=\"state\",outcome=\"found_by_scrubber\"} 1",
+        "vsr_damage_total{what=\"state\",outcome=\"unrepairable\"} 1",
+        "vsr_scrub_rounds_total 0",
+    ] {
+        assert!(
+            text.lines().any(|found| found == line),
+            "{line} is not in\n{text}"
+        );
+    }
 }

@@ -162,6 +162,7 @@ impl Store {
         }
         let previous = self.globals.last_size as u32;
         self.globals.heap_end = end;
+        self.furthest = self.furthest.max(end);
         self.globals.last_size = u64::from(granules);
         // What an earlier life left here is not part of the state and must not become so.
         self.arena.zero(place.at(), granules as usize * GRANULE);

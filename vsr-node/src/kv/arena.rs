@@ -1,16 +1,22 @@
 //! The one piece of memory that holds the machine's state.
 //!
-//! A flat region of bytes, allocated and touched at start. Everything in it is addressed by offset,
+//! A flat region of bytes, allocated at start and touched then, if that is wanted. Everything in it is addressed by offset,
 //! so the same operations leave the same bytes on every replica, wherever the region lies. It also
 //! notes, per chunk of the image, which op last wrote to it; that note lies outside the region,
 //! because it is about the state and not part of it.
 
 use bytemuck::{AnyBitPattern, NoUninit};
+use vsr_types::memory::touch;
 
 /// The size of the chunks in which the state is compared, repaired and transferred. 64 KiB:
 /// checksums and copies run at full speed from there on, many chunks fit into a frame's budget, and
 /// one changed byte does not cost more than a frame.
 pub(super) const CHUNK_SIZE: usize = 64 * 1024;
+
+/// The most threads that touch an arena: more only wait for each other in the system.
+const TOUCHERS_MAX: usize = 8;
+/// Less is not worth a thread.
+const TOUCH_MIN: usize = 32 << 20;
 
 /// Marks a chunk that an image being installed has brought.
 const BROUGHT: u64 = u64::MAX;
@@ -25,22 +31,34 @@ pub(super) struct Arena {
 }
 
 impl Arena {
-    /// Allocates `size` bytes and touches every page, so that memory that is promised is there.
+    /// Allocates `size` bytes, all zero. Their pages are there when they are first used.
     pub(super) fn new(size: usize) -> Self {
-        let mut bytes = vec![0_u8; size].into_boxed_slice();
-        for page in bytes.chunks_mut(4096) {
-            page[0] = 1;
-        }
-        // Between the two loops the compiler must believe that somebody looks.
-        std::hint::black_box(&mut bytes);
-        for page in bytes.chunks_mut(4096) {
-            page[0] = 0;
-        }
         Self {
-            bytes,
-            changed: vec![0; size.div_ceil(CHUNK_SIZE)].into_boxed_slice(),
+            bytes: vec![0; size].into_boxed_slice(),
+            changed: vec![0; Self::chunks(size)].into_boxed_slice(),
             op: 0,
         }
+    }
+
+    /// How many chunks `size` bytes are.
+    pub(super) const fn chunks(size: usize) -> usize {
+        size.div_ceil(CHUNK_SIZE)
+    }
+
+    /// Touches every page of a fresh arena, so that memory that is promised is there. The work is the
+    /// system's, which does it for several threads at once.
+    pub(super) fn touch(&mut self) {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let share = self.bytes.len().div_ceil(threads.min(TOUCHERS_MAX));
+        let (first, others) = self
+            .bytes
+            .split_at_mut(share.max(TOUCH_MIN).min(self.bytes.len()));
+        std::thread::scope(|scope| {
+            for bytes in others.chunks_mut(first.len()) {
+                scope.spawn(|| touch(bytes));
+            }
+            touch(first);
+        });
     }
 
     pub(super) const fn size(&self) -> usize {
@@ -125,7 +143,7 @@ impl Arena {
     }
 
     /// Notes that the chunk with this byte is another one now, although nothing in it was written.
-    pub(super) fn touch(&mut self, at: usize) {
+    pub(super) fn mark_changed(&mut self, at: usize) {
         self.mark(at, 1);
     }
 
@@ -151,7 +169,7 @@ impl Arena {
     }
 
     /// Flips a bit without telling anybody: what the tests call a cosmic ray.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "flip"))]
     pub(super) fn flip(&mut self, at: usize, bit: u8) {
         self.bytes[at] ^= 1 << bit;
     }

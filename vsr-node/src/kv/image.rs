@@ -102,6 +102,7 @@ impl Store {
         at: Op,
     ) -> Result<(), ImageError> {
         while !self.verify_image(installing, usize::MAX)? {}
+        self.furthest = self.furthest.max(self.globals.heap_end);
         self.arena.brought_at(at.raw());
         self.scrubber = Walk::default();
         self.damage.set(None);

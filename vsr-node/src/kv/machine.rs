@@ -1,14 +1,16 @@
 //! The machine as the replica sees it: [`KvMachine`], an implementation of `StateMachine`.
 
-use super::arena::CHUNK_SIZE;
+use super::arena::{Arena, CHUNK_SIZE};
 use super::codec::{Entries, Malformed};
 use super::commands::Opcode;
 use super::damage::Damage;
 use super::execute::{Moment, check_transaction};
 use super::image::Installing;
-use super::layout::ARENA_SIZE_MAX;
+use super::layout::{ARENA_SIZE_MAX, MAGIC};
 use super::store::Store;
 use vsr_consensus::{Context, ImageError, Refusal, Scrub, StateMachine};
+use vsr_types::memory::{Level, Pool};
+use vsr_types::message::ImageLayout;
 use vsr_types::{Digest, Op};
 
 /// The smallest memory a machine may have, in bytes: a few entries of the largest size.
@@ -80,6 +82,17 @@ impl KvMachine {
     /// When `memory_bytes` is not between [`MEMORY_MIN`] and [`MEMORY_MAX`].
     #[must_use]
     pub fn new(memory_bytes: usize) -> Self {
+        let mut machine = Self::untouched(memory_bytes);
+        machine.store.prefault();
+        machine
+    }
+
+    /// The same, with an arena that becomes resident bit by bit, while it is used.
+    ///
+    /// # Panics
+    /// As [`Self::new`].
+    #[must_use]
+    pub fn untouched(memory_bytes: usize) -> Self {
         assert!(
             (MEMORY_MIN..=MEMORY_MAX).contains(&memory_bytes),
             "the memory of the key-value machine is between 4 MiB and 32 GiB"
@@ -89,6 +102,45 @@ impl KvMachine {
             installing: None,
             scrubbed: None,
         }
+    }
+
+    /// What a machine of `memory_bytes` allocates.
+    #[must_use]
+    pub const fn pools(memory_bytes: usize) -> [Pool; 2] {
+        let size = memory_bytes / CHUNK_SIZE * CHUNK_SIZE;
+        let pool = Pool {
+            part: "key-value machine",
+            name: "arena",
+            purpose: "all keys and values, and the tables that find them",
+            setting: "memory",
+            unit: "bytes",
+            count: size,
+            size: 1,
+            is_later: false,
+        };
+        [
+            pool,
+            Pool {
+                name: "changes of the arena",
+                purpose: "which op last changed each chunk of the image",
+                unit: "chunks",
+                count: Arena::chunks(size),
+                size: size_of::<u64>(),
+                ..pool
+            },
+        ]
+    }
+
+    /// How much of that is used: the arena from its start to the end of its heap, holes included.
+    #[must_use]
+    pub fn levels(&self) -> [Level; 2] {
+        let (size, chunks) = (self.store.image_size(), self.store.chunks());
+        let most = (self.store.furthest as usize).saturating_mul(super::layout::GRANULE);
+        let most = most.min(self.store.arena.size());
+        [
+            Level::new("arena", size, most),
+            Level::new("changes of the arena", chunks, most.div_ceil(CHUNK_SIZE)),
+        ]
     }
 
     /// Figures about the state.
@@ -209,12 +261,25 @@ impl StateMachine for KvMachine {
         self.store.digest()
     }
 
+    fn is_digest_sound(&self) -> bool {
+        self.store.verify_globals().is_ok()
+    }
+
     fn image_chunks(&self) -> u64 {
         self.store.chunks() as u64
     }
 
     fn image_chunk_size(&self) -> usize {
         CHUNK_SIZE
+    }
+
+    fn image_layout(&self) -> ImageLayout {
+        let mut name = [0; 16];
+        name[..8].copy_from_slice(&MAGIC.to_le_bytes());
+        ImageLayout {
+            name,
+            capacity: self.store.arena.size() as u64,
+        }
     }
 
     fn image_changed_at(&self, chunk: u64) -> Op {

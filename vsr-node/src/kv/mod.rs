@@ -32,6 +32,8 @@ mod damage;
 mod digest;
 mod execute;
 mod expiry;
+#[cfg(feature = "flip")]
+mod flip;
 mod glob;
 mod image;
 mod layout;

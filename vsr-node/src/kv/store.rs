@@ -71,6 +71,8 @@ pub(super) struct Store {
     pub(super) damage: Cell<Option<Damage>>,
     /// Where the scrubber is: no part of the state either, because replicas need not scrub in step.
     pub(super) scrubber: Walk,
+    /// The furthest that the heap has ever reached, in granules.
+    pub(super) furthest: u64,
 }
 
 impl Store {
@@ -81,9 +83,20 @@ impl Store {
             work: Cell::new(0),
             damage: Cell::new(None),
             scrubber: Walk::default(),
+            furthest: 0,
         };
         store.sync();
         store
+    }
+
+    /// Touches all memory of a fresh store.
+    pub(super) fn prefault(&mut self) {
+        assert!(
+            self.globals == Globals::empty(self.arena.size()),
+            "memory is touched before anything is in it"
+        );
+        self.arena.touch();
+        self.sync();
     }
 
     /// Writes the globals' second copy.
@@ -116,7 +129,7 @@ impl Store {
     /// No block begins at `end` or behind it any more: the image ends there.
     #[inline]
     pub(super) fn heap_ends(&mut self, end: Place) {
-        self.arena.touch(end.at());
+        self.arena.mark_changed(end.at());
         self.scrubber.heap_ends(end);
     }
 

@@ -118,6 +118,8 @@ pub struct Args {
     /// The unquoted words of an inline command; the spans of such a command lie in here.
     words: Vec<u8>,
     inline: bool,
+    /// The most arguments that a command before this one had.
+    most: usize,
 }
 
 impl Args {
@@ -128,6 +130,7 @@ impl Args {
             spans: Vec::with_capacity(CHEAP_ARGUMENTS),
             words: Vec::new(),
             inline: false,
+            most: 0,
         }
     }
 
@@ -139,13 +142,19 @@ impl Args {
             spans: Vec::with_capacity(count),
             words: Vec::with_capacity(LINE_MAX),
             inline: false,
+            most: 0,
         }
     }
 
-    /// What [`Self::with_capacity`] allocates, in bytes.
+    /// What an argument takes, in bytes.
+    pub const PER_ARGUMENT: usize = size_of::<Span>();
+    /// What the words of an inline command take, in bytes.
+    pub const WORDS: usize = LINE_MAX;
+
+    /// The most arguments that one command had.
     #[must_use]
-    pub const fn memory(count: usize) -> usize {
-        count * size_of::<Span>() + LINE_MAX
+    pub fn most(&self) -> usize {
+        self.most.max(self.spans.len())
     }
 
     /// How many there are, the command's name included.
@@ -193,6 +202,7 @@ impl Args {
     }
 
     fn clear(&mut self, inline: bool) {
+        self.most = self.most.max(self.spans.len());
         self.spans.clear();
         self.words.clear();
         self.inline = inline;

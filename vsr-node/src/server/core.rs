@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use vsr_consensus::{Input, Replica, StateMachine};
 use vsr_net::Ingress;
 use vsr_net::handshake::{Identity, Refusal};
+use vsr_types::memory::Level;
 use vsr_types::message::{
     self, Command, Inspect, InspectReply, LinkKind, PeerStatus, Ping, Pong, QueryReply, Refuse,
     RefuseReason, Reject,
@@ -111,6 +112,34 @@ impl<S: StateMachine> Core<S> {
             cluster: report.cluster,
             view: report.view,
         }
+    }
+
+    /// How much of what the server allocated is used.
+    pub(super) fn levels(&self) -> Vec<Level> {
+        let (peers, places) = self.ingress.split_at(self.links.peers.len());
+        let fullest = |of: &[Ingress]| of.iter().map(Ingress::most).max().unwrap_or(0);
+        let (most_peers, most_places) = self.links.most_up();
+        let mut levels = Vec::from(self.replica.levels());
+        levels.extend([
+            Level::new("peers' receive buffers", self.links.peers_up(), most_peers)
+                .with_fullest(fullest(peers)),
+            Level::new(
+                "clients' receive buffers",
+                self.links.places_taken(),
+                most_places,
+            )
+            .with_fullest(fullest(places)),
+        ]);
+        levels.extend(self.links.levels());
+        levels.push(Level::new("replica", 1, 1));
+        levels
+    }
+
+    /// Touches everything that was allocated, before anything is in it.
+    pub(super) fn prefault(&mut self) {
+        self.ingress.iter_mut().for_each(Ingress::prefault);
+        self.links.prefault();
+        self.replica.prefault();
     }
 
     fn ingress_of(&mut self, source: Source) -> &mut Ingress {
@@ -278,7 +307,11 @@ impl<S: StateMachine> Core<S> {
                 }
                 (
                     LinkKind::Tool,
-                    Command::InitPropose | Command::InitCommit | Command::HandOver,
+                    Command::InitPropose
+                    | Command::InitCommit
+                    | Command::HandOver
+                    | Command::GetImage
+                    | Command::PutImage,
                 ) => {
                     replica.step(now, Input::Message(frame), links);
                 }
@@ -423,6 +456,7 @@ fn send_pong<S: StateMachine>(replica: &Replica<S>, links: &mut Links, sent_ns: 
     });
     header.set_cluster(report.cluster);
     header.set_sender(report.replica, MemberId::ZERO, report.incarnation);
+    header.set_epoch(report.epoch);
     header.set_view(report.view);
     header.seal(bytemuck::bytes_of(&report.digest));
     let body = bytemuck::bytes_of(&report.digest);

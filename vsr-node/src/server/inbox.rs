@@ -4,6 +4,7 @@
 //! copied into one of two buffers of fixed size; the turn task takes the full one away, with nothing
 //! borrowed, while the other fills.
 
+use vsr_types::memory::{Level, touch};
 use vsr_types::{HEADER_SIZE, Header};
 
 /// Frames for local clients, in order.
@@ -13,6 +14,8 @@ pub(super) struct Inbox {
     used: usize,
     spare: Box<[u8]>,
     dropped: u64,
+    /// The most bytes that waited at once.
+    most: usize,
 }
 
 /// A filled buffer on loan; comes back through [`Inbox::give_back`].
@@ -31,11 +34,21 @@ impl Inbox {
             used: 0,
             spare: buffer(),
             dropped: 0,
+            most: 0,
         }
     }
 
-    pub(super) const fn memory(capacity: usize) -> usize {
-        2 * capacity
+    pub(super) fn level(&self) -> Level {
+        let in_use = usize::from(self.used > 0) + usize::from(self.spare.is_empty());
+        // One is delivered while the other fills: from the first frame on, both are used.
+        let most = if self.most > 0 { 2 } else { 0 };
+        Level::new("inbox of local clients", in_use, most).with_fullest(self.most)
+    }
+
+    /// Touches the buffers: nothing is in them yet.
+    pub(super) fn prefault(&mut self) {
+        touch(&mut self.filling);
+        touch(&mut self.spare);
     }
 
     pub(super) const fn is_empty(&self) -> bool {
@@ -57,6 +70,7 @@ impl Inbox {
         first.copy_from_slice(head);
         second.copy_from_slice(tail);
         self.used += size;
+        self.most = self.most.max(self.used);
         true
     }
 

@@ -11,7 +11,8 @@ use tokio::net::tcp::OwnedWriteHalf;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use vsr_consensus::{Outbox, Sent};
-use vsr_net::{Egress, Flushed};
+use vsr_net::{Egress, Flushed, Ingress};
+use vsr_types::memory::{Level, Pool};
 use vsr_types::message::LinkKind;
 use vsr_types::{ClientId, Header, Incarnation, MemberId, ReplicaIndex, limits};
 
@@ -120,6 +121,9 @@ pub(super) struct Links {
     pub(super) peers: Vec<Peer>,
     pub(super) places: Vec<Place>,
     free: Vec<u16>,
+    /// The most places that were taken at once, and links that were up.
+    most_places: usize,
+    most_peers: usize,
     /// How many of the places are for tools only.
     for_tools: usize,
     table: ClientTable<Source>,
@@ -173,6 +177,8 @@ impl Links {
             peers: peers.iter().enumerate().map(peer).collect(),
             places: (0..sizes.connections).map(|_| place()).collect(),
             free: (0..sizes.connections as u16).rev().collect(),
+            most_places: 0,
+            most_peers: 0,
             for_tools: sizes.connections / TOOLS_SHARE,
             table: ClientTable::new(sizes.clients, seed),
             inbox: Inbox::new(sizes.inbox),
@@ -185,20 +191,107 @@ impl Links {
         }
     }
 
-    /// The parts of the memory plan that are made here, in bytes.
-    pub(super) fn memory(peers: usize, sizes: Sizes) -> [(&'static str, usize); 4] {
-        [
-            ("peers' send buffers", peers * sizes.peer_send),
-            (
-                "clients' send buffers",
-                sizes.connections * sizes.client_send,
-            ),
-            (
-                "table of clients",
-                ClientTable::<Source>::memory(sizes.clients),
-            ),
-            ("inbox of local clients", Inbox::memory(sizes.inbox)),
-        ]
+    /// What is allocated here.
+    pub(super) fn pools(peers: usize, sizes: Sizes) -> Vec<Pool> {
+        let pool = Pool {
+            part: "peers' send buffers",
+            name: "peers' send buffers",
+            purpose: "frames for each of the others; the oldest go when one is full",
+            setting: "peers",
+            unit: "links",
+            count: peers,
+            size: sizes.peer_send,
+            is_later: false,
+        };
+        let mut pools = vec![
+            pool,
+            Pool {
+                part: "clients' send buffers",
+                name: "clients' send buffers",
+                purpose: "frames for each native client or tool",
+                setting: "connections-max",
+                unit: "connections",
+                count: sizes.connections,
+                size: sizes.client_send,
+                ..pool
+            },
+            Pool {
+                part: "the rest",
+                name: "links",
+                purpose: "what is known of each replica of the list",
+                unit: "replicas",
+                count: peers + 1,
+                size: size_of::<Peer>() + 2 * size_of::<Target>() + size_of::<Ingress>(),
+                ..pool
+            },
+            Pool {
+                part: "the rest",
+                name: "connections",
+                purpose: "what is known of each native client or tool",
+                setting: "connections-max",
+                unit: "connections",
+                count: sizes.connections,
+                size: size_of::<Place>()
+                    + size_of::<u16>()
+                    + 2 * size_of::<Target>()
+                    + size_of::<Ingress>(),
+                ..pool
+            },
+            Pool {
+                part: "inbox of local clients",
+                name: "inbox of local clients",
+                purpose: "answers for the RESP port: one fills while the other is read",
+                setting: "fixed",
+                unit: "buffers",
+                count: 2,
+                size: sizes.inbox,
+                ..pool
+            },
+        ];
+        pools.extend(ClientTable::<Source>::pools(sizes.clients));
+        pools
+    }
+
+    /// How much of that is used.
+    pub(super) fn levels(&self) -> Vec<Level> {
+        let taken = self.places_taken();
+        let (peers, most_peers) = (self.peers_up(), self.most_peers);
+        let fullest = |most: usize, out: &Out| most.max(out.egress.most());
+        let of_peers = self.peers.iter().map(|peer| &peer.out).fold(0, fullest);
+        let of_places = self.places.iter().map(|place| &place.out).fold(0, fullest);
+        let mut levels = vec![
+            Level::new("peers' send buffers", peers, most_peers).with_fullest(of_peers),
+            Level::new("clients' send buffers", taken, self.most_places).with_fullest(of_places),
+            Level::new("links", peers + 1, most_peers + 1),
+            Level::new("connections", taken, self.most_places),
+            self.inbox.level(),
+        ];
+        levels.extend(self.table.levels());
+        levels
+    }
+
+    /// How many links to peers are up.
+    pub(super) fn peers_up(&self) -> usize {
+        let peers = self.peers.iter();
+        peers.filter(|peer| peer.out.is_up()).count()
+    }
+
+    /// The most links and the most connections of clients and tools that were up at once.
+    pub(super) const fn most_up(&self) -> (usize, usize) {
+        (self.most_peers, self.most_places)
+    }
+
+    /// Connections of clients and tools that are up.
+    pub(super) const fn places_taken(&self) -> usize {
+        self.places.len() - self.free.len()
+    }
+
+    /// Touches the buffers: nothing is in them yet.
+    pub(super) fn prefault(&mut self) {
+        let peers = self.peers.iter_mut().map(|peer| &mut peer.out);
+        let places = self.places.iter_mut().map(|place| &mut place.out);
+        peers.chain(places).for_each(|out| out.egress.prefault());
+        self.inbox.prefault();
     }
 
     /// A peer's new connection replaces the one before it, with everything that was queued for that.
@@ -216,7 +309,9 @@ impl Links {
         peer.connections += 1;
         peer.last_error = None;
         self.counters.peers_welcomed += 1;
-        peer.out.open(socket)
+        let generation = peer.out.open(socket);
+        self.most_peers = self.most_peers.max(self.peers_up());
+        generation
     }
 
     /// Ends the connection of this generation, if it is still there.
@@ -262,6 +357,7 @@ impl Links {
     /// When all are taken; see [`Self::has_place`].
     pub(super) fn open_place(&mut self, kind: LinkKind, socket: OwnedWriteHalf) -> (u16, u32) {
         let index = self.free.pop().expect("the caller saw a free place");
+        self.most_places = self.most_places.max(self.places_taken());
         let place = &mut self.places[usize::from(index)];
         place.kind = kind;
         place.is_paused = false;

@@ -42,8 +42,11 @@ use tokio::task::{AbortHandle, spawn_local};
 use vsr_consensus::{Boot, HaltReason, Input, Outbox, Replica, Report, StateMachine};
 use vsr_net::handshake::{Refusal, cluster_name_digest, configuration_digest};
 use vsr_net::{Ingress, READ_SIZE_MAX};
+use vsr_types::memory::{Level, Pool};
 use vsr_types::message::{InspectTopic, RefuseReason};
-use vsr_types::{ClientId, ClusterId, Frame, FrameError, ReplicaIndex, View, limits};
+use vsr_types::{
+    ClientId, ClusterId, Epoch, Frame, FrameError, HEADER_SIZE, ReplicaIndex, View, limits,
+};
 
 use self::core::{Clock, Core};
 use links::{Links, Sizes, Source};
@@ -81,6 +84,8 @@ pub struct ServerConfig {
     pub inbox_bytes: usize,
     /// How long the loop looks for more before it sleeps; zero: not at all. See `spin`.
     pub spin: Duration,
+    /// Whether all of the memory is touched when it is allocated, so that it is resident.
+    pub prefault: bool,
 }
 
 impl ServerConfig {
@@ -111,6 +116,7 @@ impl ServerConfig {
             client_send_bytes: 2 * limits::FRAME_SIZE_MAX,
             inbox_bytes: 4 * limits::FRAME_SIZE_MAX,
             spin: Duration::from_micros(50),
+            prefault: false,
         }
     }
 
@@ -124,23 +130,46 @@ impl ServerConfig {
         }
     }
 
-    /// What will be allocated beside the state machine, by part, in bytes.
+    /// What will be allocated beside the state machine.
     #[must_use]
-    pub fn memory<S: StateMachine>(&self) -> Vec<(String, usize)> {
+    pub fn pools<S: StateMachine>(&self) -> Vec<Pool> {
         let peers = self.peers.len().saturating_sub(1);
-        let received = [
-            ("peers' receive buffers", peers * PEER_INGRESS),
-            (
-                "clients' receive buffers",
-                self.connections_max * CLIENT_INGRESS,
-            ),
-        ];
-        let replica = Replica::<S>::memory(&self.consensus);
-        let sent = Links::memory(peers, self.sizes());
-        let parts = replica.into_iter().chain(received).chain(sent);
-        parts
-            .map(|(name, bytes)| (name.to_owned(), bytes))
-            .collect()
+        let pool = Pool {
+            part: "peers' receive buffers",
+            name: "peers' receive buffers",
+            purpose: "frames of each of the others, where they are handled",
+            setting: "peers",
+            unit: "links",
+            count: peers,
+            size: PEER_INGRESS,
+            is_later: false,
+        };
+        let mut pools = Vec::from(Replica::<S>::pools(&self.consensus));
+        pools.extend([
+            pool,
+            Pool {
+                part: "clients' receive buffers",
+                name: "clients' receive buffers",
+                purpose: "frames of each native client or tool",
+                setting: "connections-max",
+                unit: "connections",
+                count: self.connections_max,
+                size: CLIENT_INGRESS,
+                ..pool
+            },
+        ]);
+        pools.extend(Links::pools(peers, self.sizes()));
+        pools.push(Pool {
+            part: "the rest",
+            name: "replica",
+            purpose: "the replica itself: counters, digests, what is known of each peer",
+            setting: "fixed",
+            unit: "replicas",
+            count: 1,
+            size: size_of::<Core<S>>(),
+            ..pool
+        });
+        pools
     }
 
     fn validate(&self) -> Result<(), ServerError> {
@@ -264,6 +293,8 @@ struct Shared<S> {
     turns: Cell<u64>,
     /// The view that clients were told of last, for whoever waits for another.
     view_told: watch::Sender<View>,
+    /// The epoch that the replica asks to be archived.
+    archive_due: watch::Sender<Option<Epoch>>,
     locals: RefCell<BTreeMap<ClientId, Rc<dyn LocalClient>>>,
     inspector: RefCell<Option<Rc<Inspector>>>,
     tasks: RefCell<Vec<AbortHandle>>,
@@ -271,7 +302,7 @@ struct Shared<S> {
     half_open_max: usize,
     handshake_timeout: Duration,
     address: SocketAddr,
-    memory: Vec<(String, usize)>,
+    pools: Vec<Pool>,
 }
 
 impl<S: StateMachine> Shared<S> {
@@ -380,12 +411,10 @@ impl<S: StateMachine + 'static> Server<S> {
         let me = config.consensus.replica;
         let peer = |index: usize| {
             // No link to oneself, so no buffer either.
-            let capacity = if index == me.as_usize() {
-                limits::FRAME_SIZE_MAX
-            } else {
-                PEER_INGRESS
-            };
-            Ingress::new(capacity, limits::FRAME_SIZE_MAX)
+            if index == me.as_usize() {
+                return Ingress::new(HEADER_SIZE, HEADER_SIZE);
+            }
+            Ingress::new(PEER_INGRESS, limits::FRAME_SIZE_MAX)
         };
         let client = |_| Ingress::new(CLIENT_INGRESS, limits::FRAME_SIZE_MAX);
         let ingress = (0..config.peers.len())
@@ -393,7 +422,7 @@ impl<S: StateMachine + 'static> Server<S> {
             .chain((0..config.connections_max).map(client))
             .collect();
         let overhead = limits::BATCH_HEADER_SIZE + limits::REQUEST_HEADER_SIZE;
-        let core = Core {
+        let mut core = Core {
             links: Links::new(me, &config.peers, config.sizes(), boot.seed),
             clock: Clock::new(),
             ingress,
@@ -403,12 +432,16 @@ impl<S: StateMachine + 'static> Server<S> {
             operation_size_max: config.consensus.batch_size_max - overhead,
             replica: Replica::new(&config.consensus, boot, machine),
         };
+        if config.prefault {
+            core.prefault();
+        }
         let shared = Rc::new(Shared {
             core: RefCell::new(core),
             turn: Signal::default(),
             spin: Signal::default(),
             turns: Cell::new(0),
             view_told: watch::Sender::new(View::ZERO),
+            archive_due: watch::Sender::new(None),
             locals: RefCell::default(),
             inspector: RefCell::default(),
             tasks: RefCell::default(),
@@ -416,7 +449,7 @@ impl<S: StateMachine + 'static> Server<S> {
             half_open_max: config.half_open_max,
             handshake_timeout: config.handshake_timeout,
             address,
-            memory: config.memory::<S>(),
+            pools: config.pools::<S>(),
         });
         Self::spawn(&shared, listener, me, boot.seed);
         if !config.spin.is_zero() {
@@ -460,6 +493,12 @@ impl<S: StateMachine + 'static> Server<S> {
     /// Looks at the replica. `f` must not call this server's other methods that do the same.
     pub fn with_replica<R>(&self, f: impl FnOnce(&Replica<S>) -> R) -> R {
         f(&self.shared.core.borrow().replica)
+    }
+
+    /// Damages the replica. `f` must not call this server's other methods.
+    #[cfg(feature = "flip")]
+    pub fn with_replica_mut<R>(&self, f: impl FnOnce(&mut Replica<S>) -> R) -> R {
+        f(&mut self.shared.core.borrow_mut().replica)
     }
 
     /// From now on, what is for `client` goes to `sink`.
@@ -517,10 +556,16 @@ impl<S: StateMachine + 'static> Server<S> {
         self.shared.core.borrow().links.inbox.dropped()
     }
 
-    /// What was allocated beside the state machine, by part, in bytes.
+    /// What was allocated beside the state machine.
     #[must_use]
-    pub fn memory(&self) -> Vec<(String, usize)> {
-        self.shared.memory.clone()
+    pub fn pools(&self) -> &[Pool] {
+        &self.shared.pools
+    }
+
+    /// How much of that is used.
+    #[must_use]
+    pub fn levels(&self) -> Vec<Level> {
+        self.shared.core.borrow().levels()
     }
 
     /// How often the loop has turned: a number that stands still means a loop that does.
@@ -556,6 +601,25 @@ impl<S: StateMachine + 'static> Server<S> {
         self.shared.turn.raise();
     }
 
+    /// The epoch that is to be archived now, and every one that comes to be (R10.4).
+    #[must_use]
+    pub fn archives_due(&self) -> watch::Receiver<Option<Epoch>> {
+        self.shared.archive_due.subscribe()
+    }
+
+    /// The state that `epoch` ended with is archived: the next epoch may begin. Says whether that was
+    /// still asked for.
+    pub fn archived(&self, epoch: Epoch) -> bool {
+        let outcome = {
+            let core = &mut *self.shared.core.borrow_mut();
+            let now = core.clock.now();
+            let input = Input::Archived { epoch };
+            core.replica.step(now, input, &mut core.links)
+        };
+        self.shared.turn.raise();
+        outcome.dropped.is_none()
+    }
+
     /// The view that this replica was normal in last, and every one that it comes to.
     #[must_use]
     pub fn views(&self) -> watch::Receiver<View> {
@@ -581,6 +645,8 @@ fn shared_settings<S: StateMachine>(config: &ServerConfig, machine: &S) -> u64 {
         // The length of what may be undecided in a view change (R2.1, R5.5).
         consensus.pipeline as u64,
         consensus.op_max,
+        // Who halts where others go on lags for ever.
+        consensus.on_op_max as u64,
         consensus.digest_period.as_nanos() as u64,
         (start >> 64) as u64,
         start as u64,

@@ -8,6 +8,7 @@
 //! in the order of their last use. Nothing here allocates after [`ClientTable::new`].
 
 use vsr_types::ClientId;
+use vsr_types::memory::{Level, Pool};
 
 const NONE: u32 = u32::MAX;
 
@@ -44,9 +45,8 @@ impl<V: Copy> ClientTable<V> {
             capacity > 0 && capacity < 1 << 31,
             "a table holds between 1 and 2^31 clients"
         );
-        let buckets = (capacity * 2).next_power_of_two();
         Self {
-            buckets: vec![NONE; buckets].into_boxed_slice(),
+            buckets: vec![NONE; Self::buckets(capacity)].into_boxed_slice(),
             entries: Vec::with_capacity(capacity),
             capacity,
             newest: NONE,
@@ -55,9 +55,42 @@ impl<V: Copy> ClientTable<V> {
         }
     }
 
-    /// How many bytes a table for `capacity` clients takes.
-    pub(super) const fn memory(capacity: usize) -> usize {
-        (capacity * 2).next_power_of_two() * size_of::<u32>() + capacity * size_of::<Entry<V>>()
+    /// What a table for `capacity` clients allocates.
+    pub(super) const fn pools(capacity: usize) -> [Pool; 2] {
+        let pool = Pool {
+            part: "table of clients",
+            name: "table of clients",
+            purpose: "where each client was heard from: where its replies go",
+            setting: "sessions",
+            unit: "clients",
+            count: capacity,
+            size: size_of::<Entry<V>>(),
+            is_later: false,
+        };
+        [
+            pool,
+            Pool {
+                name: "index of clients",
+                purpose: "finds a client in that table",
+                unit: "places",
+                count: Self::buckets(capacity),
+                size: size_of::<u32>(),
+                ..pool
+            },
+        ]
+    }
+
+    /// Clients are forgotten only for others.
+    pub(super) const fn levels(&self) -> [Level; 2] {
+        let clients = self.entries.len();
+        [
+            Level::new("table of clients", clients, clients),
+            Level::new("index of clients", clients, clients),
+        ]
+    }
+
+    const fn buckets(capacity: usize) -> usize {
+        (capacity * 2).next_power_of_two()
     }
 
     /// Where `client` was last seen.

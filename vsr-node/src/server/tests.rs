@@ -520,5 +520,7 @@ fn replicas_with_other_shared_settings_do_not_even_connect() {
     assert_ne!(digest(&|s| s.reply_bytes *= 2, 1, 0), ours);
     assert_ne!(digest(&|s| s.batch_size_max /= 2, 1, 0), ours);
     assert_ne!(digest(&|s| s.op_max = 1000, 1, 0), ours);
+    let reset = vsr_consensus::OnOpMax::Reset;
+    assert_ne!(digest(&|s| s.on_op_max = reset, 1, 0), ours);
     assert_ne!(digest(&|_| {}, 1, 7), ours, "another machine to begin with");
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 use vsr_consensus::{HaltReason, StateMachine};
-use vsr_types::{Frame, ReplicaIndex};
+use vsr_types::{Epoch, Frame, ReplicaIndex};
 
 use super::core::addressee;
 use super::{Shared, StopReason};
@@ -74,9 +74,19 @@ fn turn<S: StateMachine>(shared: &Shared<S>) {
     }
     let mut core = shared.core.borrow_mut();
     core.links.flush();
+    note_archive(shared, core.replica.archive_due());
     if is_more_due || !core.links.inbox.is_empty() {
         shared.turn.raise();
     }
+}
+
+/// Tells whoever archives when there is something to archive, and when there is not any more (R10.4).
+fn note_archive<S: StateMachine>(shared: &Shared<S>, due: Option<Epoch>) {
+    let _: bool = shared.archive_due.send_if_modified(|told| {
+        let is_new = *told != due;
+        *told = due;
+        is_new
+    });
 }
 
 /// Hands local clients what is theirs, with nothing borrowed.
@@ -112,7 +122,8 @@ fn on_timer<S: StateMachine>(shared: &Shared<S>, check_at: &Cell<Instant>) {
     ) = halted
     {
         // Nothing this replica says can be trusted any more, or another process has its place (R0.2).
-        // At the last op it still can be trusted (N22).
+        // At the last op it still can be trusted (N22); and where no majority agrees its memory may be
+        // the right one, so it is kept, for people to look at (N16).
         shared.stop(StopReason::Halted(reason));
     }
     announce_view(shared);

@@ -49,6 +49,8 @@ pub(crate) struct Cluster {
 pub(crate) fn small() -> Vec<(&'static str, String)> {
     vec![
         ("memory", "96MiB".into()),
+        // They are started and killed all the time, and few pages of each are ever used.
+        ("no-prefault", "on".into()),
         ("journal-size", "32MiB".into()),
         ("journal-slots", "2048".into()),
         ("reply-size", "16MiB".into()),

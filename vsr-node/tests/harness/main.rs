@@ -15,6 +15,8 @@
 mod check;
 mod cluster;
 mod faults;
+#[cfg(feature = "flip")]
+mod flips;
 mod process;
 mod proxy;
 mod resp;

@@ -14,7 +14,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep};
-use vsr_node::config::FIELDS;
+use vsr_node::config::{FIELDS, Shape};
 use vsr_node::inspect::Status;
 use vsr_node::local::{self, Member};
 
@@ -68,7 +68,12 @@ fn begin(recipe: &Recipe, addresses: &Member) -> io::Result<Child> {
     command.args(["--listen", &addresses.native]);
     command.args(["--resp", &addresses.resp, "--admin", &addresses.admin]);
     for (name, value) in &recipe.settings {
-        command.args([format!("--{name}"), value.clone()]);
+        command.arg(format!("--{name}"));
+        // A switch is on because it is there.
+        let field = FIELDS.iter().find(|field| field.name == name);
+        if field.is_none_or(|field| field.shape != Shape::Switch) {
+            command.arg(value);
+        }
     }
     command.env_remove("VSR_CONFIG").env("NO_COLOR", "1");
     for field in FIELDS {

@@ -21,10 +21,26 @@ const SETTINGS: [(&str, &str); 4] = [
     ("connections-max", "4"),
 ];
 
+/// Three small replicas, blank, with other settings.
+pub(crate) fn spawn(others: &[(&str, &str)]) -> LocalCluster {
+    let members = local::free_members(3).expect("free ports");
+    let is_other = |&(name, _): &(&str, &str)| others.iter().any(|(other, _)| *other == name);
+    let mut settings: Vec<_> = SETTINGS.into_iter().filter(|s| !is_other(s)).collect();
+    settings.extend(others);
+    LocalCluster::spawn(&program(), "test", members, &settings).expect("started")
+}
+
+/// Waits until a replica serves.
+pub(crate) async fn until_ready(cluster: &LocalCluster, replica: usize) {
+    let address = &cluster.members()[replica].admin;
+    while !matches!(local::get(address, "/readyz").await, Ok((200, _))) {
+        sleep(Duration::from_millis(10)).await; // the test's own deadline bounds this
+    }
+}
+
 /// Three small replicas that are one cluster.
 pub(crate) async fn cluster() -> LocalCluster {
-    let members = local::free_members(3).expect("free ports");
-    let mut cluster = LocalCluster::spawn(&program(), "test", members, &SETTINGS).expect("started");
+    let mut cluster = spawn(&[]);
     cluster
         .form()
         .await
@@ -84,6 +100,11 @@ fn every_replica_takes_commands_and_tells_of_itself() {
             for name in [
                 "vsr_commit_op ",
                 "vsr_memory_part_bytes{part=\"journal\"} ",
+                "vsr_memory_bytes{pool=\"journal bodies\"} ",
+                "vsr_pool_capacity{pool=\"sessions\",unit=\"sessions\"} ",
+                "vsr_pool_used{pool=\"sessions\",unit=\"sessions\"} ",
+                "vsr_pool_high_water{pool=\"sessions\",unit=\"sessions\"} ",
+                "vsr_pool_fullest_bytes{pool=\"peers' send buffers\"} ",
                 "vsr_events_total{event=\"executed\"} ",
                 "vsr_messages_received_total{command=\"Prepare\"} ",
                 "vsr_peer_op{peer=\"",
@@ -106,6 +127,52 @@ async fn stop(cluster: LocalCluster) {
     }
 }
 
+/// Every pool of the plan says how much of it is used, and what was used shows.
+fn pools_are_told(limits: &Limits) {
+    let planned: u64 = limits.pools.iter().map(|pool| pool.bytes).sum();
+    assert_eq!(planned, limits.memory_bytes);
+    for pool in &limits.pools {
+        let (used, most) = pool
+            .used
+            .zip(pool.high_water)
+            .unwrap_or_else(|| panic!("{pool:?}"));
+        assert!(used <= most && most <= pool.count, "{pool:?}");
+        assert_eq!(pool.bytes, pool.count * pool.size_bytes, "{pool:?}");
+        assert!(
+            pool.fullest_bytes
+                .is_none_or(|bytes| bytes <= pool.size_bytes),
+            "{pool:?}"
+        );
+    }
+    let most = |name: &str| {
+        let pool = limits.pools.iter().find(|pool| pool.pool == name);
+        pool.and_then(|pool| pool.high_water).unwrap_or(0)
+    };
+    // One command over RESP, three links, a session, a tool: all of it left a mark.
+    for name in [
+        "journal headers",
+        "journal bodies",
+        "sessions",
+        "cached replies",
+        "open batch",
+        "reply buffer",
+        "prepares on their way",
+        "peers' receive buffers",
+        "peers' send buffers",
+        "clients' receive buffers",
+        "inbox of local clients",
+        "table of clients",
+        "RESP operations",
+        "RESP commands",
+        "RESP connections",
+        "RESP small blocks",
+        "RESP replies",
+        "arena",
+    ] {
+        assert!(most(name) > 0, "{name} was used: {limits:?}");
+    }
+}
+
 #[test]
 fn tools_are_answered_on_every_topic() {
     run(async {
@@ -119,14 +186,16 @@ fn tools_are_answered_on_every_topic() {
         let status = ask(InspectTopic::Status, 0).await.unwrap();
         let status: Status = serde_json::from_str(&status).unwrap();
         assert_eq!(status.role, "primary");
-        let entry = ask(InspectTopic::Op, status.op).await.unwrap();
+        let entry = ask(InspectTopic::Op, status.sequence.op).await.unwrap();
         let entry: EntryDetail = serde_json::from_str(&entry).unwrap();
-        assert_eq!((entry.entry.op, entry.count), (status.op, Some(1)));
+        assert_eq!((entry.entry.op, entry.count), (status.sequence.op, Some(1)));
         assert!(entry.requests[0].intact);
         let limits: Limits =
             serde_json::from_str(&ask(InspectTopic::Limits, 0).await.unwrap()).unwrap();
         let planned: u64 = limits.memory.iter().map(|part| part.value).sum();
         assert_eq!(planned, status.memory_bytes);
+        assert_eq!(limits.memory_bytes, status.memory_bytes);
+        pools_are_told(&limits);
         let digest = ask(InspectTopic::Digest, 0).await.unwrap();
         let digest: Digest = serde_json::from_str(&digest).unwrap();
         assert_eq!(digest.digest.len(), 32);
@@ -213,7 +282,10 @@ async fn op_of(member: &Member) -> u64 {
     let (_, body) = local::get(&member.admin, "/status")
         .await
         .expect("an answer");
-    serde_json::from_str::<Status>(&body).expect("a status").op
+    serde_json::from_str::<Status>(&body)
+        .expect("a status")
+        .sequence
+        .op
 }
 
 pub(crate) async fn until_answered(member: &Member, path: &str) {

@@ -1,6 +1,8 @@
 //! Real processes on loopback, as operators and newcomers run them.
 
 mod cluster;
+mod epochs;
+mod image;
 mod leaving;
 mod local;
 mod recovering;

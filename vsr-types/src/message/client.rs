@@ -48,6 +48,9 @@ pub struct Reject {
     pub detail: u64,
 }
 
+/// The `detail` of a [`RejectReason::Halted`] that means that no op number is left (R10.1): reads go on.
+pub const NO_OPS_LEFT: u64 = 1;
+
 /// Why a request or query was not executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]

@@ -6,7 +6,8 @@ use bytemuck::{Pod, Zeroable};
 use super::Command;
 use crate::{ClusterId, Nonce};
 
-/// See [`Command::InitPropose`]. No body.
+/// See [`Command::InitPropose`]. No body for a cluster that begins with nothing; an
+/// [`ImageOffer`](super::ImageOffer) for one that begins with an image that was put before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct InitPropose {
@@ -70,6 +71,10 @@ pub enum InitOutcome {
     UnknownProposal = 4,
     /// The replica agreed to another proposal a moment ago.
     OtherProposal = 5,
+    /// The cluster would begin with nothing, but the replica holds an image, or a part of one.
+    HoldsImage = 6,
+    /// The cluster would begin with an image that the replica does not hold, or has not verified.
+    NoImage = 7,
 }
 
 impl InitOutcome {
@@ -82,6 +87,8 @@ impl InitOutcome {
             3 => Some(Self::PeerOperational),
             4 => Some(Self::UnknownProposal),
             5 => Some(Self::OtherProposal),
+            6 => Some(Self::HoldsImage),
+            7 => Some(Self::NoImage),
             _ => None,
         }
     }
@@ -181,6 +188,8 @@ pub enum InspectTopic {
     Digest = 9,
     /// Some chunks of the state from chunk `argument` on: digests, and which op changed them last.
     Chunks = 10,
+    /// How far the scrubber has come, what was found damaged, and what became of that.
+    Scrub = 11,
 }
 
 impl InspectTopic {
@@ -198,6 +207,7 @@ impl InspectTopic {
             8 => Some(Self::Chain),
             9 => Some(Self::Digest),
             10 => Some(Self::Chunks),
+            11 => Some(Self::Scrub),
             _ => None,
         }
     }

@@ -200,6 +200,7 @@ impl<S: StateMachine> Replica<S> {
             applied: self.applied,
             tail: self.journal.tail(),
         };
+        self.marks.reply = self.marks.reply.max(size);
         let _: Sent = self.send(out, asker, response, &body[..size]);
         self.reply_buffer = body;
     }

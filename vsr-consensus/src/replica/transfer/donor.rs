@@ -13,8 +13,10 @@ use vsr_types::{Frame, Header, Instant, Op, ReplicaIndex};
 
 use super::super::Replica;
 use super::super::admit::Handled;
+use super::export::{HOLD_FOR_TOOL_MAX, HOLD_SILENCE};
 use super::pass::{ANSWER_CHUNKS_MAX, SPAN_MAX, WINDOWS};
 use crate::counters::Event;
+use crate::mutants::Mutant;
 use crate::{DropReason, Outbox, Sent, StateMachine};
 
 /// The most bytes of chunks in one answer. A donor reads, checksums and sends so many in a tenth of a
@@ -57,12 +59,23 @@ impl Questions {
     }
 }
 
+/// Who is given state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asker {
+    /// Another replica.
+    Replica(ReplicaIndex),
+    /// A tool, which has drawn this number.
+    Tool(u32),
+}
+
 /// Execution is held back.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Hold {
     /// For whom.
-    asker: ReplicaIndex,
+    asker: Asker,
     pub(super) until: Instant,
+    /// It is never prolonged beyond.
+    latest: Instant,
 }
 
 impl<S: StateMachine> Replica<S> {
@@ -82,8 +95,21 @@ impl<S: StateMachine> Replica<S> {
     }
 
     pub(super) fn end_hold_in_time(&mut self) {
-        if self.transfer.hold.is_some() && !self.holds_execution() {
-            self.transfer.hold = None;
+        if let Some(hold) = self.transfer.hold
+            && !self.holds_execution()
+        {
+            self.end_hold_of(hold.asker);
+        }
+    }
+
+    /// Goes on executing, if it was held back for `asker`.
+    pub(super) fn end_hold_of(&mut self, asker: Asker) {
+        if self.transfer.hold.is_none_or(|hold| hold.asker != asker) {
+            return;
+        }
+        self.transfer.hold = None;
+        if matches!(asker, Asker::Tool(_)) {
+            self.transfer.exports.held(self.now.monotonic);
         }
     }
 
@@ -98,27 +124,26 @@ impl<S: StateMachine> Replica<S> {
         if wanted.wish == STATE_SLOWLY {
             return self.on_slowly(asker, &wanted);
         }
-        if !self.is_normal() || !self.has_state() {
+        if !self.is_normal() || !self.gives_state() {
             return Err(DropReason::WrongStatus);
         }
         self.end_hold_in_time();
         match wanted.wish {
             STATE_DONE => {
-                if self.transfer.hold.is_some_and(|hold| hold.asker == asker) {
-                    self.transfer.hold = None;
-                }
+                self.end_hold_of(Asker::Replica(asker));
                 return Ok(());
             }
             STATE_LIVE => {}
-            STATE_HELD => self.hold_for(asker, &wanted)?,
+            STATE_HELD => self.hold_for(Asker::Replica(asker), &wanted)?,
             _ => return Err(DropReason::Malformed),
         }
         self.may_answer(&wanted)?;
+        self.note_mender(asker, &wanted);
         self.transfer.questions.push(asker, wanted)
     }
 
     fn may_answer(&self, wanted: &GetState) -> Handled {
-        if !self.is_normal() || !self.has_state() {
+        if !self.is_normal() || !self.gives_state() {
             return Err(DropReason::WrongStatus);
         }
         if self.applied < wanted.at_least || self.applied == Op::ZERO {
@@ -139,35 +164,48 @@ impl<S: StateMachine> Replica<S> {
             return;
         };
         match self.may_answer(&wanted) {
-            Ok(()) => self.give_state(asker, &wanted, out),
+            Ok(()) => self.give_state(Asker::Replica(asker), &wanted, out),
             Err(reason) => self.counters.dropped(reason),
         }
     }
 
     /// Stops executing for `asker`'s last pass, unless there is a backlog from the last time.
-    fn hold_for(&mut self, asker: ReplicaIndex, wanted: &GetState) -> Handled {
-        if self.transfer.hold.is_some() {
+    pub(super) fn hold_for(&mut self, asker: Asker, wanted: &GetState) -> Handled {
+        let now = self.now.monotonic;
+        let is_tool = matches!(asker, Asker::Tool(_));
+        if let Some(hold) = &mut self.transfer.hold {
             // Whoever else asks shares it; it ends when it would have ended.
+            if is_tool && hold.asker == asker {
+                hold.until = now.after(HOLD_SILENCE).min(hold.latest);
+            }
             return Ok(());
+        }
+        if is_tool && !self.transfer.exports.may_hold(now) {
+            return Err(DropReason::Busy);
         }
         let backlog = self.commit.min(self.held).distance_from(self.applied);
         if backlog > self.config.pipeline as u64 || self.applied < wanted.at_least {
             return Err(DropReason::NotYetExecuted);
         }
-        let longest = if self.is_primary() {
-            HOLD_AT_PRIMARY_MAX
-        } else {
-            HOLD_MAX
+        let longest = match asker {
+            _ if self.is_primary() => HOLD_AT_PRIMARY_MAX,
+            Asker::Tool(_) => HOLD_FOR_TOOL_MAX,
+            Asker::Replica(_) => HOLD_MAX,
         };
+        let latest = now.after(longest);
         self.transfer.hold = Some(Hold {
             asker,
-            until: self.now.monotonic.after(longest),
+            until: match is_tool {
+                true => now.after(HOLD_SILENCE).min(latest),
+                false => latest,
+            },
+            latest,
         });
         self.counters.count(Event::Holds);
         Ok(())
     }
 
-    fn give_state(&mut self, asker: ReplicaIndex, wanted: &GetState, out: &mut impl Outbox) {
+    pub(super) fn give_state(&mut self, asker: Asker, wanted: &GetState, out: &mut impl Outbox) {
         let session_chunks = self.sessions.image_chunks();
         let chunks = session_chunks + self.machine.image_chunks();
         let count = wanted.count.min(SPAN_MAX);
@@ -182,6 +220,7 @@ impl<S: StateMachine> Replica<S> {
         };
         let mut buffer = core::mem::take(&mut self.reply_buffer);
         let mut bytes = 0;
+        let met_before = self.machine.damaged();
         while answer.chunk < last && answer.number < ANSWER_CHUNKS_MAX {
             let (chunk, of_machine) = (answer.chunk, answer.chunk.checked_sub(session_chunks));
             let changed_at = match of_machine {
@@ -189,7 +228,8 @@ impl<S: StateMachine> Replica<S> {
                 None => self.sessions.image_changed_at(chunk),
             };
             if wanted.since == STATE_ALL || changed_at > wanted.since {
-                if self.damage.has(answer.chunk) {
+                let given = self.is_off(Mutant::DamageGiven);
+                if self.damage.has(answer.chunk) && !given {
                     // N18: damage is not given on. Somebody else has this one.
                     break;
                 }
@@ -197,16 +237,18 @@ impl<S: StateMachine> Replica<S> {
                     Some(chunk) => self.machine.image_read(chunk, &mut buffer),
                     None => self.sessions.image_read(chunk, &mut buffer),
                 };
-                if self.note_damage_met(false) {
+                if self.is_damage_news(&met_before) && !given {
+                    self.note_damage_met(false);
                     break;
                 }
                 if answer.number > 0 && bytes + size > ANSWER_BYTES_MAX {
                     break;
                 }
-                if self.send(out, asker, answer, &buffer[..size]) == Sent::Dropped {
+                if self.send_state(asker, answer, &buffer[..size], out) == Sent::Dropped {
                     break;
                 }
                 bytes += size;
+                self.marks.reply = self.marks.reply.max(size);
                 answer.number += 1;
                 self.counters.count(Event::StateChunksGiven);
                 self.counters.add(Event::StateBytesGiven, size as u64);
@@ -216,8 +258,25 @@ impl<S: StateMachine> Replica<S> {
         self.reply_buffer = buffer;
         answer.kind = STATE_END;
         let offer = self.state_offer(wanted.wish, session_chunks);
-        let body = offer.as_ref().map_or(&[][..], bytemuck::bytes_of);
-        let _: Sent = self.send(out, asker, answer, body);
+        let image = self.image_offer();
+        let body = match asker {
+            Asker::Replica(_) => offer.as_ref().map_or(&[][..], bytemuck::bytes_of),
+            Asker::Tool(_) => image.as_ref().map_or(&[][..], bytemuck::bytes_of),
+        };
+        let _: Sent = self.send_state(asker, answer, body, out);
+    }
+
+    fn send_state(
+        &mut self,
+        asker: Asker,
+        answer: NewState,
+        body: &[u8],
+        out: &mut impl Outbox,
+    ) -> Sent {
+        match asker {
+            Asker::Replica(replica) => self.send(out, replica, answer, body),
+            Asker::Tool(_) => self.send_image(out, answer, body),
+        }
     }
 
     /// What the chunks of a held answer are the state of.

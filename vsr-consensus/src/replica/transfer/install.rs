@@ -4,14 +4,13 @@ use vsr_types::Header;
 use vsr_types::message::{Prepare, StateOffer};
 
 use super::super::{Replica, Status};
-use super::Copy;
 use super::mend::Damage;
 use crate::counters::Event;
 use crate::mutants::Mutant;
 use crate::{Outbox, StateMachine};
 
 /// How much of what came is verified at once: a fraction of a millisecond's work.
-const VERIFY_BYTES: usize = 1 << 20;
+pub(super) const VERIFY_BYTES: usize = 1 << 20;
 
 /// What came is not the state that was offered.
 struct NoState;
@@ -59,7 +58,7 @@ impl<S: StateMachine> Replica<S> {
         let is_sound = header.is_intact()
             && header.route().is_some()
             && header.cluster() == self.cluster
-            && header.epoch() == self.epoch
+            && header.epoch() == self.op_max().epoch(prepare.op)
             && header.view() <= self.view
             && prepare.op == at
             // I26: what was executed here once stays executed.
@@ -72,6 +71,7 @@ impl<S: StateMachine> Replica<S> {
         if self.is_off(Mutant::SessionsNotInImage) {
             self.sessions.reset();
         } else {
+            self.marks.images += 1;
             self.sessions
                 .image_finish(&mut self.transfer.image, at, &mut self.reply_buffer)
                 .map_err(|_| NoState)?;
@@ -121,15 +121,11 @@ impl<S: StateMachine> Replica<S> {
         self.held = op;
         self.extend_log();
         self.recount_held();
-        self.transfer.running = None;
-        self.forget_damage();
+        let donor = self.transfer.running.take().map(|running| running.donor);
+        self.forget_damage(donor.unwrap_or(self.me()));
         self.transfer.damage = Damage::NONE;
         self.transfer.attempts = 0;
-        self.transfer.copy = Copy {
-            since: op,
-            at_least: op,
-            is_mixed: false,
-        };
+        self.has_state_of(op);
         self.transfer.outrun.installed(op, self.now.monotonic);
         self.counters.count(Event::TransfersFinished);
         self.repair.note_progress(self.now.monotonic);

@@ -3,7 +3,10 @@
 //! Whatever changes a bit in memory changes a few chunks, and the rest is as good as before. So nothing
 //! else is fetched than those, as they are at a donor now, and then what has changed since the op that
 //! this replica has executed: two ordinary passes and the last one, and in the end the digest of the
-//! whole says whether it is a state again. Meanwhile journal and promises are sound: the replica goes on
+//! whole says whether it is a state again. Before the first of them is written, all of them must have come
+//! once, and what changed since, and that is thrown away: what nobody can give must not cost this replica
+//! the rest of its state (R14.4). Until then it gives what it has itself: two replicas that an operation has
+//! stopped at the same op, each by damage of its own, help each other. Meanwhile journal and promises are sound: the replica goes on
 //! acknowledging what it holds. But it executes, answers and gives nothing, and it does not lead: a
 //! primary leaves its view at once, an elect lets another one lead (R5.6).
 
@@ -12,9 +15,13 @@ use super::pass::{Chosen, Pass};
 use super::{Copy, Running};
 use crate::counters::Event;
 use crate::machine::CHUNK_UNKNOWN;
+use crate::mutants::Mutant;
 use crate::{Outbox, StateMachine};
-use vsr_types::Op;
-use vsr_types::message::STATE_ALL;
+use vsr_types::message::{GetState, STATE_ALL};
+use vsr_types::{Instant, Op, ReplicaIndex};
+
+/// How many ticks one that mends its state waits for another one with a lower number that asked it for help.
+const COURTESY_TICKS: u32 = 20;
 
 /// What is known to be bad in this replica's own state.
 #[derive(Clone, Copy, Debug)]
@@ -99,6 +106,63 @@ impl<S: StateMachine> Replica<S> {
         self.is_damage_waiting() || running.is_some_and(|running| running.mends)
     }
 
+    /// All that is damaged has come once: somebody has it. So has what changed since, then; from here on it
+    /// is written.
+    pub(super) fn end_probe(&mut self) {
+        let chunks = self.transfer.damage.chunks;
+        if let Some(running) = &mut self.transfer.running {
+            if running.pass.is_over_chosen() {
+                running.pass = Pass::new(running.pass.number + 1, false, self.applied);
+                return;
+            }
+            let (asker, at) = self.transfer.mends_for;
+            let lately = self.config.tick * COURTESY_TICKS;
+            if asker < self.config.replica
+                && self.now.monotonic.since(at) < lately
+                && at != Instant::ZERO
+            {
+                // Each would refuse the other what it needs for the rest.
+                self.transfer.running = None;
+                self.transfer.damage = Damage::NONE;
+                self.postpone_damage(lately);
+                return;
+            }
+            running.probes = false;
+            running.pass = Pass::over(running.pass.number + 1, chunks);
+            running.pass_bytes = 0;
+        }
+    }
+
+    /// Nobody can give all that is damaged. Nothing was written: this replica keeps the state that it has.
+    pub(super) fn give_up_mending(&mut self) {
+        self.transfer.running = None;
+        self.transfer.damage = Damage::NONE;
+        self.note_nobody_has_it();
+    }
+
+    /// Whether this replica may give of its state: it has one, or nothing has been written over the one that
+    /// it would mend.
+    pub(in super::super) fn gives_state(&self) -> bool {
+        let running = &self.transfer.running;
+        let is_own = self.has_state() || running.is_none_or(|running| running.probes);
+        is_own
+            && !self.is_interrupted()
+            && (self.machine.is_digest_sound() || self.is_off(Mutant::DamageGiven))
+    }
+
+    /// Somebody asks for chunks one by one: he mends his state, and may need this one until he has done so.
+    pub(super) fn note_mender(&mut self, asker: ReplicaIndex, wanted: &GetState) {
+        if wanted.since == STATE_ALL && wanted.count == 1 {
+            self.transfer.mends_for = (asker, self.now.monotonic);
+        }
+    }
+
+    /// Who is asked for what is damaged of the state.
+    pub(in super::super) fn mends_from(&self) -> Option<ReplicaIndex> {
+        let running = self.transfer.running.filter(|running| running.mends)?;
+        Some(running.donor)
+    }
+
     /// Whether a step towards mending can be made now.
     pub(super) fn can_go_on_mending(&self) -> bool {
         self.is_damage_waiting() && matches!(self.status, Status::Normal | Status::Recovering)
@@ -130,8 +194,10 @@ impl<S: StateMachine> Replica<S> {
         self.counters.count(Event::TransfersBegun);
         let donor = self.state_donor();
         let now = self.now.monotonic;
+        let probes = pass.is_over_chosen() && !self.is_off(Mutant::NothingProbed);
         self.transfer.running = Some(Running {
             mends: true,
+            probes,
             pass,
             ..Running::new(donor, self.transfer.copy.since, now)
         });

@@ -4,6 +4,7 @@
 extern crate std;
 
 mod cells;
+mod files;
 mod mending;
 mod outrun;
 mod world;

@@ -22,7 +22,16 @@ impl<S: StateMachine> Replica<S> {
         let anybody = self.is_off(Mutant::InconsistentVotes);
         let hear_dead = self.is_off(Mutant::HearTheDead);
         for replica in ReplicaIndex::all(self.config.replicas) {
+            let is_me = replica == self.me();
+            let believed = self.is_off(Mutant::VotesUnverified);
             let stored = &mut self.change.votes[replica.as_usize()];
+            if stored.from.is_some() && !stored.is_sound() && !believed {
+                // N19: it is not what was voted. Its sender says it again; what this replica says itself it
+                // cannot trust any more (R6.8).
+                self.is_untrusted |= is_me;
+                self.counters.dropped(DropReason::Damaged);
+                stored.from = None;
+            }
             let known = self.crash_vector.of(replica);
             let is_dead = stored.from.is_some_and(|from| from < known)
                 || stored.suffix.crash_vector.of(replica) < known;
@@ -31,6 +40,9 @@ impl<S: StateMachine> Replica<S> {
                 stored.from = None;
             }
         }
+        if self.is_untrusted {
+            return;
+        }
         let mut headers = core::mem::take(&mut self.change.choice);
         let chosen = self.chosen_log(&mut headers);
         match chosen {
@@ -38,7 +50,8 @@ impl<S: StateMachine> Replica<S> {
             Some(Ok(chosen)) => self.take_over(chosen, &headers[..chosen.count], out),
             Some(Err(Undecided::Op(_))) => self.counters.count(Event::Undecided),
             Some(Err(Undecided::Contradiction(op))) => {
-                self.enter_halted(HaltReason::Divergence { op });
+                // One of those who have voted is wrong, and nobody can tell who.
+                self.enter_halted(HaltReason::NoMajority { op });
             }
         }
         self.change.choice = headers;
@@ -81,7 +94,7 @@ impl<S: StateMachine> Replica<S> {
             return;
         }
         if let Err(conflict) = self.install_log(headers, chosen.head) {
-            self.enter_halted(HaltReason::Divergence { op: conflict.op });
+            self.enter_halted(HaltReason::NoMajority { op: conflict.op });
             return;
         }
         if !self.is_off(Mutant::LateLogView) {
@@ -120,9 +133,7 @@ impl<S: StateMachine> Replica<S> {
             .min_by_key(|&replica| self.next_view_of(replica));
         let better = first_near.unwrap_or(best);
         // M3: it has nothing to execute on. Unless everybody has declined: somebody must lead.
-        let has_tried_all =
-            self.view.raw() - self.log_view.raw() > 2 * u64::from(self.config.replicas);
-        if (!self.has_state() || self.is_blocked()) && !has_tried_all {
+        if (!self.has_state() || self.is_blocked()) && !self.have_all_declined() {
             return Some(better);
         }
         if fields(best).applied <= self.applied {
@@ -132,6 +143,13 @@ impl<S: StateMachine> Replica<S> {
             !is_second_round && lag_of(self.applied) > 4 * self.config.pipeline_length() as u64;
         let reaches = voters().any(|replica| fields(replica).tail <= self.applied.next());
         (is_far || !reaches).then_some(better)
+    }
+
+    /// Whether everybody had a turn to lead since something was committed.
+    fn have_all_declined(&self) -> bool {
+        let replicas = u64::from(self.config.replicas);
+        self.change.failures > u32::from(self.config.replicas)
+            || self.view.raw() - self.log_view.raw() > 2 * replicas
     }
 
     /// The next view that `replica` leads.
@@ -153,9 +171,12 @@ impl<S: StateMachine> Replica<S> {
         if !self.is_taking_over() {
             return false;
         }
+        // R14.3: a view without anybody who can execute serves no client, but in it the replicas can repair
+        // each other.
+        let is_hopeless = self.is_blocked() && self.have_all_declined();
         let is_whole = self.is_log_whole()
             && self.held == self.op()
-            && self.applied >= self.commit
+            && (self.applied >= self.commit || is_hopeless)
             && !self.is_transferring()
             && self.first_unreadable().is_none();
         is_whole || (self.is_off(Mutant::StartEarly) && self.is_log_whole())

@@ -9,12 +9,15 @@ use std::vec;
 use std::vec::Vec;
 
 use vsr_types::message::Prepare;
-use vsr_types::{Batch, ClientId, Digest, Header, Identity, Op, SessionNumber, ViewStamp};
+use vsr_types::{
+    Batch, ClientId, Digest, Epoch, Header, Identity, Op, OpMax, SessionNumber, ViewStamp,
+};
 
+use super::epochs::Epochs;
 use super::sessions::Sessions;
 use super::{Checked, ensure};
-use crate::Context;
 use crate::sim::machine::{Model, Note, Simulated};
+use crate::{Context, OnOpMax};
 
 /// An entry that a primary appended.
 #[derive(Clone, Copy, Debug)]
@@ -81,6 +84,7 @@ pub(crate) struct History<M> {
     committed: Op,
     started: BTreeMap<u64, Started>,
     sessions: Sessions,
+    epochs: Option<Epochs>,
     model: Model<M>,
 }
 
@@ -99,8 +103,47 @@ impl<M: Simulated> History<M> {
             committed: Op::ZERO,
             started: BTreeMap::new(),
             sessions: Sessions::new(sessions),
+            epochs: None,
             model: Model::new(),
         }
+    }
+
+    /// With epochs of so many ops, and what happens when one ends.
+    pub(crate) fn with_epochs(mut self, op_max: OpMax, mode: OnOpMax) -> Self {
+        self.epochs = Some(Epochs::new(op_max, mode));
+        self
+    }
+
+    /// How many epochs have begun behind another.
+    pub(crate) fn rollovers(&self) -> u64 {
+        let epochs = self.epochs.as_ref();
+        epochs.map_or(0, |epochs| epochs.rollovers(self.committed))
+    }
+
+    /// How many archives were made, and how many of them again.
+    pub(crate) fn archived(&self) -> (u64, u64) {
+        self.epochs.as_ref().map_or((0, 0), Epochs::archived)
+    }
+
+    /// A node archives what an epoch ended with.
+    pub(crate) fn archive(
+        &mut self,
+        replica: usize,
+        epoch: Epoch,
+        applied: Op,
+        digest: Option<Digest>,
+    ) -> Checked {
+        match &mut self.epochs {
+            Some(epochs) => epochs.archive(replica, epoch, applied, digest),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether any primary has prepared an entry as `op`.
+    pub(crate) fn is_proposed(&self, op: Op) -> bool {
+        self.entries
+            .get(place(op))
+            .is_some_and(|entry| !entry.proposals.is_empty())
     }
 
     pub(crate) const fn committed(&self) -> Op {
@@ -135,6 +178,9 @@ impl<M: Simulated> History<M> {
         let Some(prepare) = header.fields::<Prepare>() else {
             return Ok(());
         };
+        if let Some(epochs) = &self.epochs {
+            epochs.prepared(header, prepare.op)?;
+        }
         let at = place(prepare.op);
         if self.entries.len() <= at {
             self.entries.resize(at + 1, Entry::default());

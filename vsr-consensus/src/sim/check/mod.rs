@@ -13,6 +13,7 @@
 //! | [`storm`] | messages that multiply |
 //! | [`tap`] | what may not leave a replica that has no memory |
 
+pub(crate) mod epochs;
 pub(crate) mod history;
 pub(crate) mod order;
 pub(crate) mod registers;

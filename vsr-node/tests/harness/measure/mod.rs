@@ -1,8 +1,9 @@
-//! Measurements on real processes, without proxies in between: how long a dead primary is missed, and
-//! how fast an empty replica gets its state back.
+//! Measurements on real processes, without proxies in between: how long a dead primary is missed, how
+//! fast an empty replica gets its state back, and how much memory all of it takes.
 
 mod fail_over;
 mod recovery;
+mod resident;
 
 use std::time::Duration;
 

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::vec::Vec;
 
 use vsr_types::body::BootNonces;
-use vsr_types::message::{self, InitAck, InitCommit, InitPropose, Reply};
+use vsr_types::message::{self, ImageOffer, InitAck, InitCommit, InitPropose, Reply};
 use vsr_types::{
     ClientId, ClusterId, Command, Digest, Epoch, Frame, HEADER_SIZE, Header, Instant, MemberId,
     Message, Nonce, Now, Op, Operation, ReplicaIndex, RequestHeader, RequestNumber, SessionNumber,
@@ -19,7 +19,8 @@ use super::cells::Cells;
 use crate::random::Random;
 use crate::{Boot, Config, DropReason, Event, Input, Outbox, Replica, Sent, Settings};
 
-const CLUSTER: ClusterId = ClusterId::new(0xFEED);
+pub(super) const CLUSTER: ClusterId = ClusterId::new(0xFEED);
+pub(super) const TOKEN: Nonce = Nonce::new(9);
 const TICK: Duration = Duration::from_millis(10);
 
 #[cfg(feature = "mutate")]
@@ -129,8 +130,18 @@ impl World {
     }
 
     pub(super) fn formed_with(view_timeout: Duration) -> Self {
+        let mut world = Self::blank_with(view_timeout);
+        world.form(None);
+        for _ in 0..8 {
+            world.newcomer();
+        }
+        world
+    }
+
+    /// Three processes that belong to nothing.
+    pub(super) fn blank_with(view_timeout: Duration) -> Self {
         let replica = |index| replica(index, 1, view_timeout);
-        let mut world = Self {
+        Self {
             replicas: ReplicaIndex::all(3).map(replica).collect(),
             down: [false; 3],
             lives: 1,
@@ -153,37 +164,52 @@ impl World {
             measures: false,
             allocated: 0,
             steps: 0,
-        };
-        world.form();
-        for _ in 0..8 {
-            world.newcomer();
         }
-        world
     }
 
-    fn form(&mut self) {
-        let token = Nonce::new(9);
-        let mut nonces: BootNonces = bytemuck::Zeroable::zeroed();
+    /// What everybody says when a cluster is proposed, with an image or without one.
+    pub(super) fn propose(&mut self, image: Option<&ImageOffer>) -> Vec<Vec<u8>> {
         let mut propose = Header::new(InitPropose {
             cluster: CLUSTER,
-            token,
+            token: TOKEN,
             reserved: 0,
         });
-        propose.seal(&[]);
-        for i in 0..3 {
-            let exit = self.step(i, Some(&bytes(&propose, &[])));
-            let frame = Frame::parse(&exit.sender[0], ClusterId::ZERO).expect("an ack");
-            nonces.nonces[usize::from(i)] = frame.fields::<InitAck>().expect("an ack").boot_nonce;
+        let image = image.map_or(&[][..], bytemuck::bytes_of);
+        propose.seal(image);
+        let ask = |at| self.ask_as_tool(at, &propose, image).remove(0);
+        (0..3).map(ask).collect()
+    }
+
+    pub(super) fn form(&mut self, image: Option<&ImageOffer>) {
+        let mut nonces: BootNonces = bytemuck::Zeroable::zeroed();
+        for (i, answer) in self.propose(image).iter().enumerate() {
+            let frame = Frame::parse(answer, ClusterId::ZERO).expect("an ack");
+            nonces.nonces[i] = frame.fields::<InitAck>().expect("an ack").boot_nonce;
         }
+        self.tell_all(&nonces);
+    }
+
+    /// The word that all have agreed.
+    pub(super) fn tell_all(&mut self, nonces: &BootNonces) {
         let mut commit = Header::new(InitCommit {
             cluster: CLUSTER,
-            token,
+            token: TOKEN,
             reserved: 0,
         });
-        commit.seal(bytemuck::bytes_of(&nonces));
+        commit.seal(bytemuck::bytes_of(nonces));
         for i in 0..3 {
-            self.step(i, Some(&bytes(&commit, bytemuck::bytes_of(&nonces))));
+            self.step(i, Some(&bytes(&commit, bytemuck::bytes_of(nonces))));
         }
+    }
+
+    /// A tool's question, and the answers to it.
+    pub(super) fn ask_as_tool(&mut self, at: u8, header: &Header, body: &[u8]) -> Vec<Vec<u8>> {
+        self.step(at, Some(&bytes(header, body))).sender
+    }
+
+    /// The clients of another world go on here, with the sessions that they have.
+    pub(super) fn adopt_clients(&mut self, other: &mut Self) {
+        self.clients = core::mem::take(&mut other.clients);
     }
 
     fn step(&mut self, at: u8, message: Option<&[u8]>) -> Exit {
