@@ -1,94 +1,18 @@
 //! The command against three real replicas in this process: what an operator does in a first hour.
 
-use std::process::{Command, Output};
-use std::sync::mpsc;
-use std::time::Duration;
+mod support;
 
 use serde_json::{Value, json};
-use tokio::task::LocalSet;
-use vsr_node::local::{Member, free_members};
-use vsr_node::{Config, Node};
 
-/// Three replicas, each on a thread and a runtime of its own, until the test ends.
-struct Cluster {
-    members: Vec<Member>,
-}
-
-impl Cluster {
-    fn start() -> Self {
-        let members = free_members(3).expect("free ports");
-        let peers: Vec<&str> = members
-            .iter()
-            .map(|member| member.native.as_str())
-            .collect();
-        let peers = peers.join(",");
-        let (started, wait) = mpsc::channel();
-        for (replica, member) in (0..).zip(&members) {
-            let config = Config::new("cli-test", &peers, replica)
-                .and_then(|config| config.with("resp", &member.resp))
-                .and_then(|config| config.with("no-admin", "true"))
-                .and_then(|config| config.with("memory", "32MiB"))
-                .and_then(|config| config.with("sessions", "64"))
-                .and_then(|config| config.with("batch-max", "64KiB"))
-                .and_then(|config| config.with("journal-size", "32MiB"))
-                .expect("valid settings");
-            let started = started.clone();
-            std::thread::spawn(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread()
-                    .enable_all()
-                    .build();
-                let told = started.clone();
-                let node = Node::builder(config).on_start(move |_| {
-                    told.send(Ok(())).expect("the test waits");
-                });
-                let end =
-                    LocalSet::new().block_on(&runtime.expect("a runtime"), node.serve_key_values());
-                // Only a node that could not start ends before the test does.
-                drop(started.send(end.map_err(|error| error.to_string())));
-            });
-        }
-        for _ in &members {
-            let outcome = wait
-                .recv_timeout(Duration::from_secs(60))
-                .expect("starts in time");
-            outcome.expect("the node starts");
-        }
-        Self { members }
-    }
-
-    fn cli(&self, words: &[&str]) -> Output {
-        let endpoints: Vec<&str> = self
-            .members
-            .iter()
-            .map(|member| member.native.as_str())
-            .collect();
-        Command::new(env!("CARGO_BIN_EXE_vsr-cli"))
-            .args(words)
-            .env("VSR_ENDPOINTS", endpoints.join(","))
-            .env_remove("VSR_CLUSTER")
-            .output()
-            .expect("the binary was built for this test")
-    }
-
-    /// Runs the command, which must end with `code`, and returns what it printed.
-    fn expect(&self, code: i32, words: &[&str]) -> String {
-        let output = self.cli(words);
-        let (out, err) = (&output.stdout, &output.stderr);
-        let text = [String::from_utf8_lossy(out), String::from_utf8_lossy(err)].concat();
-        assert_eq!(output.status.code(), Some(code), "{words:?}: {text}");
-        text
-    }
-
-    fn json(&self, words: &[&str]) -> Value {
-        let text = self.expect(0, &[&["-o", "json"], words].concat());
-        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{words:?}: {error}: {text}"))
-    }
-}
+use support::Cluster;
 
 /// The steps share one cluster and build on each other.
 #[test]
 fn an_operators_first_hour() {
-    let cluster = Cluster::start();
+    let cluster = Cluster::start(
+        "cli-test",
+        &[("memory", "32MiB"), ("journal-size", "32MiB")],
+    );
     a_blank_cluster_is_formed_once(&cluster);
     all_replicas_are_shown_alike(&cluster);
     redis_commands_reach_every_replica(&cluster);

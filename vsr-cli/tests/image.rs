@@ -1,86 +1,30 @@
 //! `export`, `inspect image` and `import`, as an operator types them (R7.4 to R7.6, R8.9).
 
+mod support;
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use std::sync::mpsc;
-use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::task::LocalSet;
-use vsr_node::local::{Member, free_members};
-use vsr_node::{Config, Node};
 
-/// Blank replicas, each on a thread of its own, until the test ends.
-struct Replicas {
-    members: Vec<Member>,
+use support::Cluster;
+
+fn start(memory: &str) -> Cluster {
+    let settings = [
+        ("memory", memory),
+        ("reply-size", "4MiB"),
+        ("journal-size", "8MiB"),
+    ];
+    Cluster::start("images", &settings)
 }
 
-impl Replicas {
-    fn start(memory: &str) -> Self {
-        let members = free_members(3).expect("free ports");
-        let peers: Vec<_> = members.iter().map(|m| m.native.as_str()).collect();
-        let peers = peers.join(",");
-        let (started, wait) = mpsc::channel();
-        for (replica, member) in (0..).zip(&members) {
-            let settings = [
-                ("resp", member.resp.as_str()),
-                ("no-admin", "true"),
-                ("memory", memory),
-                ("sessions", "64"),
-                ("reply-size", "4MiB"),
-                ("batch-max", "64KiB"),
-                ("journal-size", "8MiB"),
-            ];
-            let config = settings
-                .iter()
-                .try_fold(
-                    Config::new("images", &peers, replica).expect("valid"),
-                    |config, (name, value)| config.with(name, value),
-                )
-                .expect("valid settings");
-            let started = started.clone();
-            std::thread::spawn(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread()
-                    .enable_all()
-                    .build();
-                let node = Node::builder(config)
-                    .on_start(move |_| started.send(()).expect("the test waits"));
-                let end =
-                    LocalSet::new().block_on(&runtime.expect("a runtime"), node.serve_key_values());
-                end.expect("it starts");
-            });
-        }
-        for _ in &members {
-            let outcome = wait.recv_timeout(Duration::from_secs(60));
-            outcome.expect("starts in time");
-        }
-        Self { members }
-    }
+/// What this file asks of a cluster.
+trait Replicas {
+    fn call(&self, replica: usize, words: &[&str]) -> Value;
+    fn until_healthy(&self);
+}
 
-    fn cli(&self, words: &[&str]) -> Output {
-        let endpoints: Vec<_> = self.members.iter().map(|m| m.native.as_str()).collect();
-        Command::new(env!("CARGO_BIN_EXE_vsr-cli"))
-            .args(words)
-            .env("VSR_ENDPOINTS", endpoints.join(","))
-            .env_remove("VSR_CLUSTER")
-            .output()
-            .expect("the binary was built for this test")
-    }
-
-    fn expect(&self, code: i32, words: &[&str]) -> String {
-        let output = self.cli(words);
-        let (out, err) = (&output.stdout, &output.stderr);
-        let text = [String::from_utf8_lossy(out), String::from_utf8_lossy(err)].concat();
-        assert_eq!(output.status.code(), Some(code), "{words:?}: {text}");
-        text
-    }
-
-    fn json(&self, words: &[&str]) -> Value {
-        let text = self.expect(0, &[&["-o", "json"], words].concat());
-        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{words:?}: {error}: {text}"))
-    }
-
+impl Replicas for Cluster {
     fn call(&self, replica: usize, words: &[&str]) -> Value {
         let resp = &self.members[replica].resp;
         self.json(&[&["call", "--resp", resp], words].concat())
@@ -117,7 +61,7 @@ impl Drop for Folder {
 fn a_state_goes_into_a_file_and_another_cluster_begins_with_it() {
     let folder = Folder::new();
     let file = folder.file("state.vsr");
-    let old = Replicas::start("16MiB");
+    let old = start("16MiB");
     // Nothing to export yet.
     assert!(old.expect(3, &["export", &file]).contains("memory"));
     old.expect(0, &["init"]);
@@ -154,9 +98,9 @@ fn a_state_goes_into_a_file_and_another_cluster_begins_with_it() {
         old.expect(3, &["import", &file])
             .contains("nothing was changed")
     );
-    let new = Replicas::start("16MiB");
+    let new = start("16MiB");
     damaged_files_are_refused(&new, Path::new(&file), &folder);
-    let small = Replicas::start("8MiB");
+    let small = start("8MiB");
     let refused = small.expect(3, &["import", &file]);
     assert!(refused.contains("--memory"), "{refused}");
     small.expect(0, &["init"]);
@@ -187,7 +131,7 @@ fn a_state_goes_into_a_file_and_another_cluster_begins_with_it() {
     );
 }
 
-fn damaged_files_are_refused(replicas: &Replicas, file: &Path, folder: &Folder) {
+fn damaged_files_are_refused(replicas: &Cluster, file: &Path, folder: &Folder) {
     let sound = fs::read(file).expect("a file");
     let bad = folder.file("bad.vsr");
     let mut flipped = sound.clone();
