@@ -237,6 +237,18 @@ impl Digests {
             .any(|report| votes(report.op, report.digest) >= quorum)
     }
 
+    /// Whether a quorum, this replica among it, says the same of the state after `op`.
+    pub(crate) fn is_with_quorum(&self, op: Op, replicas: u8, me: ReplicaIndex) -> bool {
+        let Some(own) = self.at(op) else {
+            return false;
+        };
+        let same = ReplicaIndex::all(replicas)
+            .filter(|&peer| peer != me)
+            .filter(|peer| self.reports[peer.as_usize()].at(op) == Some(own))
+            .count();
+        same + 1 >= usize::from(replicas / 2 + 1)
+    }
+
     /// Notes who differs at `op`. Of several ops the first one counts, as long as it is not settled.
     fn note_divergence(&mut self, op: Op, own: Digest, me: ReplicaIndex, replicas: u8) {
         let is_open = |known: &DivergenceReport| known.op < op && known.op > self.settled;

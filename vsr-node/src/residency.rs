@@ -21,6 +21,9 @@ use crate::plan::Plan;
 
 /// The variable by which the C library is told.
 pub const TUNABLES: &str = "GLIBC_TUNABLES";
+/// Says that this process has begun anew for them already. The C library takes its own variable out of the
+/// environment of programs with capabilities of their own, so that alone would not end.
+const TRIED: &str = "VSR_BEGAN_FOR_HUGE_PAGES";
 const HUGE: &str = "glibc.malloc.hugetlb";
 /// Where the system says whether pages become huge ones by themselves, on request, or never.
 const TRANSPARENT: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
@@ -71,6 +74,13 @@ pub fn begin_with_huge_pages(config: &Config) {
     let Some(value) = tunables(before.as_deref(), &meminfo, bytes) else {
         return;
     };
+    if std::env::var_os(TRIED).is_some() {
+        tracing::warn!(
+            "no huge pages: the system does not let this program say {TUNABLES}, as for programs with \
+             capabilities of their own (setcap); give the capability to the service instead"
+        );
+        return;
+    }
     let program = match std::env::current_exe() {
         Ok(program) => program,
         Err(error) => return tracing::warn!(%error, "no huge pages: this program cannot be found"),
@@ -80,7 +90,8 @@ pub fn begin_with_huge_pages(config: &Config) {
     if let Some(name) = arguments.next() {
         command.arg0(name);
     }
-    let error = command.args(arguments).env(TUNABLES, value).exec();
+    let command = command.args(arguments).env(TUNABLES, value);
+    let error = command.env(TRIED, "1").exec();
     tracing::warn!(%error, "no huge pages: this process cannot begin anew");
 }
 

@@ -210,9 +210,11 @@ impl<S: StateMachine> Replica<S> {
     /// R0.3: a number far ahead of ours is a flipped bit, not progress.
     fn admit_numbers(&self, frame: &Frame<'_>) -> Handled {
         let header = frame.header();
+        // Who has no memory cannot tell how many epochs a cluster has behind it.
+        let is_member = matches!(self.status, Status::Normal | Status::ViewChange);
         let leaps = |theirs: u64, ours: u64| theirs > ours.saturating_add(limits::LEAP_MAX);
         if leaps(header.view().raw(), self.view.raw())
-            || leaps(header.epoch().raw(), self.epoch().raw())
+            || (is_member && leaps(header.epoch().raw(), self.epoch().raw()))
         {
             return Err(DropReason::ImplausibleNumber);
         }

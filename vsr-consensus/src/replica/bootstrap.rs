@@ -150,6 +150,16 @@ impl<S: StateMachine> Replica<S> {
         true
     }
 
+    /// Whether a proposal is agreed to: what is held here does not change until its operator has spoken.
+    pub(super) const fn has_agreed(&self) -> bool {
+        matches!(self.status, Status::Blank(Some(_)))
+    }
+
+    /// Whether it is that of `token`.
+    pub(super) fn has_agreed_to(&self, token: Nonce) -> bool {
+        matches!(self.status, Status::Blank(Some(agreed)) if agreed.token == token)
+    }
+
     pub(super) fn sees_a_cluster(&self) -> bool {
         self.peers().any(|peer| {
             self.links
@@ -184,8 +194,10 @@ impl<S: StateMachine> Replica<S> {
             }));
         }
         // What was agreed to is still what is held here.
-        let is_ready =
-            |agreed: &Proposal| agreed.with_image == self.image_of(agreed.token).is_some();
+        let is_ready = |agreed: &Proposal| match agreed.with_image {
+            true => self.image_of(agreed.token).is_some(),
+            false => !self.is_without_state(),
+        };
         let Some(agreed) = proposed.filter(|_| is_mine).filter(is_ready) else {
             self.answer_init(out, commit.token, InitOutcome::UnknownProposal);
             return Err(DropReason::WrongStatus);

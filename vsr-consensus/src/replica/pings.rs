@@ -95,6 +95,16 @@ impl<S: StateMachine> Replica<S> {
             return;
         }
         self.hear_digest(frame);
+        // R4.2: whoever stopped because no majority was to be seen goes on when one agrees with it. It kept
+        // everything that it promised, and was only silent.
+        if let Status::Halted(HaltReason::NoMajority { op }) = self.status
+            && self
+                .digests
+                .is_with_quorum(op, self.config.replicas, self.me())
+        {
+            self.status = Status::ViewChange;
+            self.enter_view_change(self.view.next(), out);
+        }
         if status == PeerStatus::Normal && view == self.view {
             self.hear_of_progress(progress.0);
         }

@@ -332,11 +332,20 @@ impl<S: StateMachine> Replica<S> {
     fn is_spare(&self) -> bool {
         let lately = self.config.view_timeout * LATELY_TIMEOUTS;
         let is_behind = |&peer: &ReplicaIndex| {
-            let heard = self.links.report(peer, false).heard;
-            heard.is_some_and(|heard| self.now.monotonic.since(heard) < lately)
+            let report = self.links.report(peer, false);
+            // Who has stopped, or belongs to no cluster, will not come nearer.
+            let goes_on = matches!(
+                report.status,
+                Some(PeerStatus::Normal | PeerStatus::ViewChange | PeerStatus::Recovering)
+            );
+            let heard = report.heard;
+            goes_on
+                && heard.is_some_and(|heard| self.now.monotonic.since(heard) < lately)
                 && self.links.applied_of(peer) < self.applied
         };
-        self.peers().filter(is_behind).count() < usize::from(self.config.failures_survived())
+        let behind = self.peers().filter(is_behind).count();
+        // f is zero for two replicas, of which neither can spare the other in any case.
+        behind == 0 || behind < usize::from(self.config.failures_survived())
     }
 
     /// No journal reaches back to what is needed here: fetches the state.

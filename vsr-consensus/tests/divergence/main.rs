@@ -348,3 +348,36 @@ fn without_any_of_these_rules_a_test_fails() {
         );
     }
 }
+
+/// R4.2: R0 goes wrong while R1 and R2, who agree, do not hear each other: each sees two states and no
+/// majority, and stops. When they hear each other again there is one, and it goes on.
+#[test]
+fn a_majority_that_a_cut_link_kept_from_being_seen_goes_on_when_it_is() {
+    let mut cluster = cluster(3, |_| {});
+    let [r1, r2] = [1, 2].map(Node::Replica);
+    cluster.net.set_cut(r1, r2, true);
+    for _ in 0..20 {
+        ask(&mut cluster, "add 1", millis(500)).expect("served over the primary");
+        cluster.pass(millis(100));
+    }
+    cluster.replicas[0].machine().twist.set(1 << 33);
+    for _ in 0..40 {
+        ask(&mut cluster, "add 1", millis(50));
+    }
+    assert!((0..3).all(|replica| halted(&cluster, replica).is_some()));
+    cluster.net.set_cut(r1, r2, false);
+    cluster.restart(0);
+    let goes_on = |cluster: &Cluster| {
+        let is_normal = |replica| cluster.status(replica) == PeerStatus::Normal;
+        (0..3).all(is_normal)
+    };
+    assert!(cluster.wait(millis(20_000), goes_on), "and R0 recovers");
+    let leads = |&replica: &u8| {
+        let report = cluster.replicas[usize::from(replica)].report();
+        report.primary.raw() == replica
+    };
+    let primary = (0..3).find(leads).expect("somebody leads");
+    cluster.register_at(2, primary);
+    let served = |cluster: &Cluster| !cluster.clients[2].waiting;
+    assert!(cluster.wait(millis(2000), served), "and serves");
+}

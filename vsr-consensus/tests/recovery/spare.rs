@@ -59,3 +59,31 @@ fn a_state_is_kept_while_another_is_being_replaced() {
     let goes_on = |cluster: &Cluster| cluster.applied(2) == last;
     assert!(cluster.wait(millis(5000), goes_on), "R2 goes on");
 }
+
+/// Of two replicas neither can be spared; who cannot read an entry that the other cannot give any more takes
+/// over its state all the same, or both would stop when their rings are full.
+#[test]
+fn two_replicas_go_on_when_an_entry_is_bad_at_both() {
+    let mut cluster = Cluster::formed_with(2, |settings| {
+        settings.pipeline = 2;
+        settings.journal_slots = 16;
+        settings.chain = false;
+    });
+    let [r0, r1] = [0, 1].map(Node::Replica);
+    let served = |cluster: &Cluster| !cluster.clients[1].waiting;
+    cluster.register(1);
+    cluster.pass(millis(100));
+    cluster.net.lose.push((r0, r1, Command::Commit));
+    cluster.request_at(1, 0, "add 1000");
+    assert!(cluster.wait(millis(1000), served));
+    let last = cluster.op(0);
+    assert_eq!((cluster.op(1), cluster.applied(1)), (last, last - 1));
+    for replica in &mut cluster.replicas {
+        replica.damage(Op::new(last));
+    }
+    cluster.net.lose.clear();
+    for i in 0..40 {
+        cluster.request_at(1, 0, &format!("add {i}"));
+        assert!(cluster.wait(millis(20_000), served), "request {i}");
+    }
+}

@@ -19,15 +19,18 @@ const SLICE: usize = 1 << 20;
 /// How many bytes of the log's end are kept with the state.
 const LOG_BYTES_MAX: usize = 16 << 20;
 
-/// The name of the archive of an epoch's end.
+/// The name of the archive of an epoch's end. The cluster's id is part of it: one that was begun with an
+/// archive of another has that one's name and epochs, and may have its folder.
 #[must_use]
-pub fn path_of(folder: &Path, cluster_name: &str, epoch: Epoch) -> PathBuf {
+pub fn path_of(folder: &Path, cluster_name: &str, cluster: ClusterId, epoch: Epoch) -> PathBuf {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     let name: String = cluster_name
         .chars()
         .map(|c| if is_plain(c) { c } else { '_' })
         .collect();
-    folder.join(format!("{name}-epoch{}.vsr", epoch.raw()))
+    let id = cluster.to_string();
+    let short = id.get(..8).unwrap_or(&id);
+    folder.join(format!("{name}-{short}-epoch{}.vsr", epoch.raw()))
 }
 
 /// Writes the state of `server`'s replica, which must stand still meanwhile, and the end of its log to the
@@ -41,11 +44,11 @@ pub async fn write<S: StateMachine + 'static>(
     cluster_name: &str,
     epoch: Epoch,
 ) -> Result<Summary, ImageFileError> {
-    let path = path_of(folder, cluster_name, epoch);
     let facts = server
         .with_replica(|replica| facts_of(replica, cluster_name))
         .ok_or(ImageFileError::Moved)?;
     let (offer, cluster) = (facts.offer, facts.cluster());
+    let path = path_of(folder, cluster_name, cluster, epoch);
     let mut writer = on_another_thread(move || {
         look_before(&path, cluster)?;
         ImageWriter::create(&path, offer.chunk_size)

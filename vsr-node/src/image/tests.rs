@@ -385,6 +385,8 @@ fn a_file_with_a_missing_chunk_is_not_finished() {
 
 #[test]
 fn names_of_archives_are_plain() {
-    let path = archive::path_of(Path::new("/a"), "my/cluster 1", vsr_types::Epoch::new(3));
-    assert_eq!(path, Path::new("/a/my_cluster_1-epoch3.vsr"));
+    let cluster = ClusterId::new(0xdada_beef << 96);
+    let epoch = vsr_types::Epoch::new(3);
+    let path = archive::path_of(Path::new("/a"), "my/cluster 1", cluster, epoch);
+    assert_eq!(path, Path::new("/a/my_cluster_1-dadabeef-epoch3.vsr"));
 }

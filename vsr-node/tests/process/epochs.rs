@@ -211,7 +211,8 @@ fn epochs_are_archived_before_the_next_one_begins() {
         let found = std::fs::read_dir(&folder).expect("it is there").count() as u64;
         assert!(found >= last, "{found} files, epoch {last}");
         for epoch in 0..last {
-            let file = folder.join(format!("test-epoch{epoch}.vsr"));
+            let id = &statuses[0].cluster.as_ref().expect("it has one")[..8];
+            let file = folder.join(format!("test-{id}-epoch{epoch}.vsr"));
             let size = std::fs::metadata(&file).map_or(0, |about| about.len());
             assert!(size > 0, "{} is not there", file.display());
         }

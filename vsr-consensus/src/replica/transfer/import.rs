@@ -64,7 +64,9 @@ impl<S: StateMachine> Replica<S> {
         let result = match put.kind {
             _ if !matches!(self.status, Status::Blank(_)) => Err(PutOutcome::NotBlank),
             _ if self.sees_a_cluster() => Err(PutOutcome::PeerOperational),
+            PUT_BEGIN if self.has_agreed_to(put.token) => Err(PutOutcome::OtherProposal),
             PUT_BEGIN => self.announce_image(&put, frame.body()),
+            PUT_CHUNK if self.has_agreed() => Err(PutOutcome::OtherProposal),
             PUT_CHUNK => self.take_image_chunk(&put, frame.body()),
             PUT_END => self.end_of_image(&put),
             _ => return Err(DropReason::Malformed),
@@ -105,9 +107,14 @@ impl<S: StateMachine> Replica<S> {
 
     /// R7.5: what can be said of an image before it comes.
     fn judge_offer(&self, offer: &ImageOffer) -> Result<(), PutOutcome> {
-        let op = offer.header.fields::<Prepare>().map(|prepare| prepare.op);
+        let is_plausible = |prepare: &Prepare| {
+            prepare.op > Op::ZERO
+                && prepare.op.raw() < limits::NUMBER_MAX
+                // Time goes on from there.
+                && prepare.timestamp.as_nanos() < limits::NUMBER_MAX
+        };
         let is_sound = offer.header.is_intact()
-            && op.is_some_and(|op| op > Op::ZERO && op.raw() < limits::NUMBER_MAX)
+            && offer.header.fields::<Prepare>().is_some_and(is_plausible)
             && offer.chunks <= CHUNKS_MAX
             && offer.session_chunks <= offer.chunks
             && offer.chunk_size <= limits::BODY_SIZE_MAX as u64;
@@ -274,6 +281,10 @@ impl<S: StateMachine> Replica<S> {
         self.applied_identity = header.identity();
         self.applied_timestamp = prepare.timestamp;
         self.commit = op;
+        // R10.4: the image is the archive of what the border ends.
+        if self.op_max().is_border(op) {
+            self.archived = op;
+        }
         self.journal.reset_with(header);
         self.head = header.identity();
         self.head_timestamp = prepare.timestamp;

@@ -146,6 +146,7 @@ impl<S: StateMachine> Replica<S> {
         let running = &self.transfer.running;
         let is_own = self.has_state() || running.is_none_or(|running| running.probes);
         is_own
+            && !self.is_without_state()
             && !self.is_interrupted()
             && (self.machine.is_digest_sound() || self.is_off(Mutant::DamageGiven))
     }

@@ -643,3 +643,50 @@ fn without_its_rules_a_cluster_begins_with_what_is_no_state() {
     assert_eq!(bring(&mut new, 0, &file), PutOutcome::Verified, "it is not");
     MUTANT.set(None);
 }
+
+/// R7.5: who has agreed to begin with nothing takes no image, and the other way round.
+#[test]
+fn no_image_comes_between_agreement_and_word() {
+    let (file, _) = export(&mut with_a_state(), 2, |_| {});
+    let offer = bytemuck::bytes_of(&file.offer);
+    let mut new = World::blank_with(millis(100));
+    let other = |chunk, kind| PutImage {
+        token: vsr_types::Nonce::new(77),
+        ..part(chunk, kind)
+    };
+    for at in 0..3 {
+        let announced = put(&mut new, at, other(0, PUT_BEGIN), offer);
+        assert_eq!(outcome(announced), PutOutcome::Taken);
+    }
+    let mut nonces: body::BootNonces = bytemuck::Zeroable::zeroed();
+    for (at, answer) in new.propose(None).iter().enumerate() {
+        let frame = Frame::parse(answer, ClusterId::ZERO).expect("sound");
+        let ack: &vsr_types::message::InitAck = frame.fields().expect("an ack");
+        nonces.nonces[at] = ack.boot_nonce;
+    }
+    for at in 0..3 {
+        let refused = put(&mut new, at, other(0, PUT_CHUNK), &file.chunks[0]);
+        assert_eq!(outcome(refused), PutOutcome::OtherProposal);
+    }
+    new.tell_all(&nonces);
+    new.newcomer();
+    new.write(3, 3);
+    new.settle_all();
+    new.assert_equal();
+}
+
+/// What the operator's file says of time is not believed either: every later prepare would go beyond it.
+#[test]
+fn an_image_from_the_end_of_time_is_refused() {
+    let (mut file, _) = export(&mut with_a_state(), 2, |_| {});
+    let last = *file.offer.header.fields::<Prepare>().expect("a prepare");
+    file.offer.header = Header::new(Prepare {
+        timestamp: vsr_types::Timestamp::from_nanos(u64::MAX),
+        ..last
+    });
+    file.offer.header.seal(&[]);
+    let mut new = World::blank_with(millis(100));
+    let offer = bytemuck::bytes_of(&file.offer);
+    let refused = put(&mut new, 0, part(0, PUT_BEGIN), offer);
+    assert_eq!(outcome(refused), PutOutcome::Malformed);
+}
