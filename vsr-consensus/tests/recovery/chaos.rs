@@ -130,6 +130,10 @@ impl Story {
                 all.join("\n")
             );
         }
+        // A donor may hold back what it executes for a second, if it does not hear that its receiver is done (M4).
+        let is_done =
+            |cluster: &Cluster| (0..cluster.n()).all(|r| cluster.applied(r) == cluster.op(0));
+        self.cluster.wait(millis(1500), is_done);
         self.cluster.pass(millis(300));
     }
 
